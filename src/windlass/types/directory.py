@@ -1,0 +1,90 @@
+"""What protocols may see of the server: its models, and the few things a client may ask of them.
+
+Implemented by serving, used by every protocol; the seam between the two. Must never know how a model is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from windlass import errors
+from windlass.types import contract, fields, inference, manifest, signature
+
+State = Literal["READY", "LOADING", "UNAVAILABLE"]
+
+
+class ModelView(msgspec.Struct, frozen=True):
+    """One endpoint as its callers see it; an immutable snapshot, replaced at each swap.
+
+    `name` is the endpoint, `version` the one that answers unless another is asked for.
+    """
+
+    name: str
+    version: str
+    versions: tuple[str, ...]
+    platform: str
+    signature: signature.Signature
+    contract: contract.Contract
+    limits: manifest.Limits
+    transformer: fields.Transformer
+    labels: tuple[str, ...]
+    infer: inference.Infer
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """A line of the repository index."""
+
+    name: str
+    version: str
+    state: State
+    reason: str = ""
+
+
+class ModelStatistics(msgspec.Struct, frozen=True):
+    """Cumulative counts and nanoseconds of one version since it was loaded."""
+
+    name: str
+    version: str
+    inference_count: int
+    execution_count: int
+    success_count: int
+    success_ns: int
+    fail_count: int
+    fail_ns: int
+    queue_ns: int
+    compute_infer_ns: int
+    batches: dict[int, tuple[int, int]]
+    last_inference_ms: int = 0
+
+
+class ModelDirectory(Protocol):
+    """What a server offers to its protocols. All methods run on the loop's thread and return at once."""
+
+    def find(self, name: str, version: str = "") -> ModelView:
+        """The endpoint; `NotFound` (naming the nearest), or `Unavailable` while it is loading."""
+        ...
+
+    def states(self) -> tuple[ModelState, ...]:
+        """Every model this server has or may load, sorted by name."""
+        ...
+
+    def live(self) -> bool: ...
+
+    def ready(self) -> bool:
+        """True when every endpoint can answer and the server makes progress."""
+        ...
+
+    def statistics(self, name: str = "", version: str = "") -> tuple[ModelStatistics, ...]: ...
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """The batching, placement and limits in force."""
+        ...
+
+    def load(self, name: str, done: Callable[[errors.WindlassError | None], None]) -> None:
+        """Load a repository model by name; `done` is called with None or the reason."""
+        ...
+
+    def unload(self, name: str, done: Callable[[errors.WindlassError | None], None]) -> None: ...

@@ -1,0 +1,102 @@
+"""The manifest of a package: everything about a model but its bytes, and those by digest.
+
+Written by `packaging/build.py`, read by `packaging/manifest.py` under strict rules. Holds no measurement and no
+timestamp: what was measured is evidence, kept apart and keyed by this manifest's digest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from windlass.types import signature
+
+FORMAT_VERSION = 1
+
+
+class BlobRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bytes by their SHA-256 (`sha256:<hex>`) and their size in bytes."""
+
+    digest: str
+    size: int
+
+
+class TransformSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One transform: its kind (a name in the catalogue), its parameters, its files."""
+
+    kind: str
+    parameters: dict[str, Any] = {}
+    blobs: dict[str, BlobRef] = {}
+
+
+class ModelSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The model's files and the runtime that runs them. `blobs` names each file as the model refers to it."""
+
+    runtime: str
+    blobs: dict[str, BlobRef]
+    ir_version: int = 0
+    opset: int = 0
+    precision: str = "fp32"
+    needs_isa: str = ""
+
+
+class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stored inputs and the outputs they must give, checked at every load (tensor files)."""
+
+    inputs: BlobRef
+    outputs: BlobRef
+    rtol: float
+    atol: float
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What one request may hold: rows, elements over all inputs, bytes of body."""
+
+    max_batch: int = 128
+    max_elements: int = 16_777_216
+    max_body: int = 16_777_216
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What people should know."""
+
+    description: str = ""
+    licence: str = ""
+    owner: str = ""
+    intended_use: str = ""
+
+
+class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where it came from: framework and version, source commit, digests of data, the parent's digest, a recipe."""
+
+    framework: str = ""
+    source: str = ""
+    source_commit: str = ""
+    data: tuple[str, ...] = ()
+    parent: str = ""
+    recipe: str = ""
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A package. The SHA-256 of its canonical JSON is the package's identity."""
+
+    name: str
+    kind: Literal["model", "pipeline"]
+    signature: signature.Signature
+    model: ModelSpec
+    golden: Golden
+    transforms: tuple[TransformSpec, ...] = ()
+    labels: tuple[str, ...] = ()
+    limits: Limits = Limits()
+    card: Card = Card()
+    lineage: Lineage = Lineage()
+    # Always written, even at its default, so that a reader knows the format before anything else.
+    format_version: int = msgspec.field(default=FORMAT_VERSION)
+
+    def blobs(self) -> dict[str, BlobRef]:
+        """Every blob of the package, by digest."""
+        every = [*self.model.blobs.values(), self.golden.inputs, self.golden.outputs]
+        for transform in self.transforms:
+            every.extend(transform.blobs.values())
+        return {ref.digest: ref for ref in every}
