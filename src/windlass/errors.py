@@ -1,7 +1,7 @@
 """The one tree of errors: every failure a user can meet, with a stable code and a sentence.
 
 Raised everywhere; turned into an exit code by the CLI and into a status by the tables in `protocols/errors.py`.
-Must never carry anything internal (a path of the server, a stack, an address) in `message`, because it is sent to callers.
+Must never carry anything internal (a path of the server, a stack, an address) in `message`: callers are sent it.
 
     WindlassError
     ├── InvalidInput            the caller's data is wrong
