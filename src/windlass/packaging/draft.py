@@ -19,7 +19,7 @@ ATOL = 1e-5
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """Inputs, and the outputs that the original framework gave for them. `name` says what is tried (`real`, `zeros`)."""
+    """Inputs, and the outputs that the original framework gave for them. `name` says what was tried."""
 
     name: str
     inputs: tensor.Tensors

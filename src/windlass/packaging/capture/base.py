@@ -1,7 +1,7 @@
 """What a capture source is: it turns one framework's model into a `Draft` whose model is ONNX.
 
 Implemented by each file beside this one, found through the catalogue, called by `packaging/package.py`: directly for
-live objects and formats that cannot carry code, in a sandboxed child otherwise. Must never fall back to a weaker loader.
+live objects and formats without code, in a sandboxed child otherwise. Must never fall back to a weaker loader.
 """
 
 from __future__ import annotations
