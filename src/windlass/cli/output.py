@@ -1,0 +1,74 @@
+"""How commands speak: results on stdout, progress and log on stderr, tables on a terminal, JSON when asked.
+
+Used by every command. Must never print a result to stderr, or colour a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from windlass import settings
+
+
+class Context:
+    """What every command gets (`click.pass_obj`): settings, and where to say things."""
+
+    def __init__(self, configuration: settings.Settings, *, json: bool = False, quiet: bool = False) -> None:
+        self.settings = configuration
+        self.json = json
+        self.quiet = quiet
+
+    @property
+    def lively(self) -> bool:
+        """Whether bars and colours are shown: on a terminal only, never with `--quiet`."""
+        return sys.stderr.isatty() and not self.quiet
+
+    def say(self, text: str) -> None:
+        """A line of progress or explanation, on stderr."""
+        if not self.quiet:
+            click.echo(text, err=True)
+
+    def result(self, value: Any, text: str | Callable[[], str]) -> None:
+        """The result on stdout: `value` as one line of JSON with `--json`, else the text."""
+        if self.json:
+            click.echo(msgspec.json.encode(value).decode())
+        else:
+            click.echo(text() if callable(text) else text)
+
+    @contextlib.contextmanager
+    def progress(self, title: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on a terminal, plain lines elsewhere; the yielded function names the step."""
+        if not self.lively:
+            yield self.say
+            return
+        import rich.console  # noqa: PLC0415 - rich costs 60 ms, and most commands need no spinner
+
+        console = rich.console.Console(stderr=True)
+        with console.status(title) as status:
+
+            def step(text: str) -> None:
+                console.print(f"  [dim]{text}[/dim]")
+                status.update(f"{title}: {text}")
+
+            yield step
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns that line up, the header first; numbers to the right."""
+    text = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in [list(header), *text]) for i in range(len(header))]
+    numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(header))]
+    lines = []
+    for row in [list(header), *text]:
+        cells = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""Settings: one TOML file, `WINDLASS_*` in the environment, then flags, in rising order.
+
+Read by the CLI and the Python face, once, at start. The only file that reads the environment.
+Must never take an unknown key in silence: it is an error that names the nearest one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from windlass import errors
+
+FILE = "windlass.toml"
+PREFIX = "WINDLASS_"
+
+
+class Registry(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """Where names and versions are kept: an SQLAlchemy URL; empty is SQLite in the home."""
+
+    db: str = ""
+    store: str = ""
+
+
+class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """The server's defaults."""
+
+    host: str = "127.0.0.1"
+    port: int = pydantic.Field(8000, ge=0, le=65535)
+    admin_port: int = pydantic.Field(8001, ge=0, le=65535)
+
+
+class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """Everything that can be set. `home` holds the registry, the blobs and the sockets of running servers."""
+
+    home: Path = Path(".windlass")
+    server: str = ""
+    registry: Registry = Registry()
+    serve: Serve = Serve()
+
+    @property
+    def database_url(self) -> str:
+        """The registry's database."""
+        return self.registry.db or f"sqlite:///{self.home.absolute() / 'registry.db'}"
+
+    @property
+    def store_root(self) -> str:
+        """The blob store."""
+        return self.registry.store or str(self.home.absolute() / "blobs")
+
+
+def load(
+    flags: Mapping[str, Any] | None = None, *, file: Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings in force. `flags` are dotted names (`serve.port`); None values are not set."""
+    path = Path(FILE) if file is None else file
+    values: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise errors.UsageError(f"{path.name} is not valid TOML: {e}") from None
+    elif file is not None:
+        raise errors.NotFound(f"there is no settings file {file}")
+    for name, text in (os.environ if environ is None else environ).items():
+        if name.startswith(PREFIX):
+            _set(values, name.removeprefix(PREFIX).lower().split("__"), text)
+    for dotted, value in (flags or {}).items():
+        if value is not None:
+            _set(values, dotted.split("."), value)
+    try:
+        return Settings.model_validate(values)
+    except pydantic.ValidationError as e:
+        raise errors.UsageError(_sentence(e)) from None
+
+
+def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = values.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise errors.UsageError(f"the setting '{key}' is a single value, not a section")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _sentence(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    dotted = ".".join(where)
+    if first["type"] != "extra_forbidden":
+        return f"the setting '{dotted}' is wrong: {first['msg']}"
+    known = _keys(Settings)
+    close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+    nearest = f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
+    return f"there is no setting '{dotted}'.{nearest}"
+
+
+def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+            keys.extend(_keys(field.annotation, f"{prefix}{name}."))
+        else:
+            keys.append(prefix + name)
+    return keys
