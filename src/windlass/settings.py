@@ -32,8 +32,8 @@ class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
     """The server's defaults."""
 
     host: str = "127.0.0.1"
-    port: int = pydantic.Field(8000, ge=0, le=65535)
-    admin_port: int = pydantic.Field(8001, ge=0, le=65535)
+    port: int = pydantic.Field(default=8000, ge=0, le=65535)
+    admin_port: int = pydantic.Field(default=8001, ge=0, le=65535)
 
 
 class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):

@@ -5,9 +5,8 @@ Used by every command. Must never print a result to stderr, or colour a pipe.
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -40,23 +39,6 @@ class Context:
             click.echo(msgspec.json.encode(value).decode())
         else:
             click.echo(text() if callable(text) else text)
-
-    @contextlib.contextmanager
-    def progress(self, title: str) -> Iterator[Callable[[str], None]]:
-        """A spinner on a terminal, plain lines elsewhere; the yielded function names the step."""
-        if not self.lively:
-            yield self.say
-            return
-        import rich.console  # noqa: PLC0415 - rich costs 60 ms, and most commands need no spinner
-
-        console = rich.console.Console(stderr=True)
-        with console.status(title) as status:
-
-            def step(text: str) -> None:
-                console.print(f"  [dim]{text}[/dim]")
-                status.update(f"{title}: {text}")
-
-            yield step
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
