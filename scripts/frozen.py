@@ -1,0 +1,114 @@
+"""Writes the frozen lists: what callers of Windlass may rely on, one line each, in tests/house/frozen/.
+
+Run by `make frozen` when a change is a decision; tests/house/test_frozen.py compares the product with what lies there.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[1] / "tests" / "house" / "frozen"
+
+
+def error_codes() -> Iterator[str]:
+    """Each error: its code, the exit code, its name."""
+    from windlass import errors
+
+    def walk(kind: type[errors.WindlassError]) -> Iterator[type[errors.WindlassError]]:
+        yield kind
+        for child in kind.__subclasses__():
+            yield from walk(child)
+
+    for kind in walk(errors.WindlassError):
+        if kind.__module__ == errors.__name__:
+            yield f"{kind.code} {kind.exit_code} {kind.__name__}"
+
+
+def routes() -> Iterator[str]:
+    """Each route of each protocol in the catalogue, and the permission it asks."""
+    from windlass import plugins
+
+    for name in plugins.catalog()["protocols"]:
+        for route in plugins.load("protocols", name)().routes():
+            yield f"{route.path} {route.method} {route.permission} {name}"
+
+
+def public_names() -> Iterator[str]:
+    """Each name of `import windlass`, and its parameters."""
+    import windlass
+
+    for name in windlass.__all__:
+        thing = getattr(windlass, name)
+        yield f"{name}{inspect.signature(thing)}" if inspect.isfunction(thing) else name
+        if inspect.isclass(thing) and not issubclass(thing, Exception):
+            for method, body in inspect.getmembers(thing, inspect.isfunction):
+                if not method.startswith("_") or method == "__init__":
+                    yield f"{name}.{method}{inspect.signature(body)}"
+
+
+def cli_options() -> Iterator[str]:
+    """Each command with its arguments and options."""
+    import click
+
+    from windlass.cli import main
+
+    def walk(command: click.Command, path: str) -> Iterator[str]:
+        for parameter in command.params:
+            yield f"{path} {'/'.join((*parameter.opts, *parameter.secondary_opts))}"
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                if child is not None:
+                    yield from walk(child, f"{path} {name}")
+        elif not command.params:
+            yield path
+
+    yield from walk(main.windlass, "windlass")
+
+
+def columns() -> Iterator[str]:
+    """Each column of each table of the registry."""
+    from windlass.storage import tables
+
+    for table in tables.metadata.sorted_tables:
+        for column in table.columns:
+            yield f"{table.name}.{column.name} {column.type!r}{'' if column.nullable else ' not null'}"
+
+
+LISTS: dict[str, tuple[Callable[[], Iterator[str]], str]] = {
+    "error_codes": (error_codes, "windlass.errors"),
+    "routes": (routes, "windlass.protocols.oip_rest"),
+    "public_names": (public_names, "windlass.sdk"),
+    "cli_options": (cli_options, "windlass.cli.main"),
+    "columns": (columns, "windlass.storage.tables"),
+}
+
+
+def exists(module: str) -> bool:
+    """Whether the part of the product that a list is about is there."""
+    return importlib.util.find_spec(module) is not None
+
+
+def current(name: str) -> str:
+    """The list as the product is now."""
+    return "".join(f"{line}\n" for line in sorted(set(LISTS[name][0]())))
+
+
+def main() -> Any:
+    FOLDER.mkdir(exist_ok=True)
+    for name, (_, module) in LISTS.items():
+        if exists(module):
+            (FOLDER / f"{name}.txt").write_text(current(name))
+            print(f"wrote {name}.txt")
+        else:
+            print(f"{name}: there is no {module} yet")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""What holds for every test: the order of the tiers, what may run beside what, and what a unit test may not do.
+
+Read by pytest for the whole tree. Must never hold fixtures that only one room's tests use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).parent
+TIERS = ("unit", "conformance", "house", "integration", "e2e")
+# Tests that start servers or measure time have the machine to themselves; the others share it in two processes.
+ALONE = ("integration", "e2e", "house/test_budgets.py", "house/test_docs.py")
+# Audit events that a unit test must not raise: it neither waits, nor talks, nor starts a process.
+FORBIDDEN_IN_UNIT = frozenset(
+    {"time.sleep", "socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}
+)
+
+_running_unit_test: list[str] = []
+
+
+def _watch(event: str, _arguments: Any) -> None:
+    if event in FORBIDDEN_IN_UNIT and _running_unit_test:
+        name = _running_unit_test[-1]
+        raise RuntimeError(f"the unit test {name} does '{event}': it belongs into tests/integration or tests/e2e")
+
+
+sys.addaudithook(_watch)
+
+
+def _place(item: pytest.Item) -> str:
+    return item.path.relative_to(TESTS).as_posix()
+
+
+def _tier(item: pytest.Item) -> int:
+    folder = _place(item).split("/")[0]
+    return TIERS.index(folder) if folder in TIERS else len(TIERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Fast tiers first; no soak unless it is asked for; promises and threats go into the results file."""
+    if "soak" not in config.option.markexpr:
+        chosen = [item for item in items if item.get_closest_marker("soak") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = chosen
+    for item in items:
+        if _place(item).startswith(ALONE):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+        for kind in ("promise", "threat"):
+            item.user_properties += [(kind, name) for marker in item.iter_markers(kind) for name in marker.args]
+    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is not None, _tier(item)))
+
+
+@pytest.fixture(autouse=True)
+def _unit_tests_stay_units(request: pytest.FixtureRequest) -> Iterator[None]:
+    if _tier(request.node) != TIERS.index("unit"):
+        yield
+        return
+    _running_unit_test.append(request.node.nodeid)
+    yield
+    _running_unit_test.pop()
