@@ -1,0 +1,122 @@
+"""A package made ready to run: the one place where transforms meet a runtime.
+
+Used by verify, serving workers and `sdk`. Loading checks digests, external data, the signature against the model, and
+the golden outputs, in this order. Must never import a capture library, the registry, or any plugin not asked for.
+"""
+
+from __future__ import annotations
+
+from windlass import errors, plugins
+from windlass.packaging import archive, external_data, golden
+from windlass.runtimes import base
+from windlass.transforms import chain
+from windlass.types import contract as contracts
+from windlass.types import fields, signature, tensor, tensor_codec
+
+_DEFAULTS = base.Options()
+
+
+class Session:
+    """A loaded package. `run` takes tensors, `predict` a person's columns; from one thread at a time.
+
+    `golden_excess` is the largest golden error over its allowance (at most 1), or None if it was not checked.
+    """
+
+    def __init__(self, package: archive.Package, model: base.LoadedModel, transformer: chain.Chain) -> None:
+        limits = package.manifest.limits
+        self.package = package
+        self.model = model
+        self.transformer = transformer
+        self.golden_excess: float | None = None
+        self.contract = contracts.Contract(
+            package.manifest.signature, max_rows=limits.max_batch, max_elements=limits.max_elements
+        )
+
+    def run(self, inputs: tensor.Tensors) -> tensor.Tensors:
+        """The model's outputs in the signature's order; `InvalidInput` if the inputs break the contract."""
+        self.contract.check(inputs)
+        return self.model.run(inputs, self.contract.output_names)
+
+    def predict(self, columns: fields.Columns) -> fields.Columns:
+        """Answer columns from a person's columns (or from tensors, where the package has no pre-transforms)."""
+        inputs = self.transformer.prepare(columns)
+        return self.transformer.finish(self.run(inputs), inputs)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self.model.unload()
+
+
+def open(  # noqa: A001 - read as session.open
+    package: archive.Package, *, options: base.Options = _DEFAULTS, check_golden: bool = True
+) -> Session:
+    """Load a package. `CorruptPackage` if its bytes are not what it says, `GateRefused` if it computes something else.
+
+    `Unsupported` if its runtime may carry code (those run in a sandboxed process only) or needs a missing library.
+    """
+    spec = package.manifest.model
+    runtime: type[base.Runtime] = plugins.load("runtimes", spec.runtime)
+    if runtime.carries_code:
+        raise errors.Unsupported(
+            f"Models of the runtime '{spec.runtime}' carry code and are not loaded in this process."
+        )
+    files = package.model_files()
+    if spec.runtime == "onnx":
+        external_data.check(files)
+    model = runtime.load(files, options)
+    try:
+        check_signature(package.manifest.signature, model)
+        session = Session(package, model, _transformer(package))
+        if check_golden:
+            session.golden_excess = _check_golden(session)
+    except BaseException:
+        model.unload()
+        raise
+    return session
+
+
+def check_signature(declared: signature.Signature, model: base.LoadedModel) -> None:
+    """`CorruptPackage` unless the model has exactly the tensors that the signature declares."""
+    for side, specs, actual in (("input", declared.inputs, model.inputs), ("output", declared.outputs, model.outputs)):
+        found = {spec.name: spec for spec in actual}
+        if set(found) != {spec.name for spec in specs}:
+            raise errors.CorruptPackage(f"The model's {side}s are {sorted(found)}, not what the signature declares.")
+        for spec in specs:
+            have = found[spec.name]
+            fixed = zip(spec.shape, have.shape, strict=False)
+            differs = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in fixed)
+            if have.datatype != spec.datatype or (side == "input" and len(have.shape) != len(spec.shape)) or differs:
+                raise errors.CorruptPackage(
+                    f"The model's {side} '{spec.name}' is {have.datatype} {list(have.shape)}: "
+                    f"the signature declares {spec.datatype} {list(spec.shape)}."
+                )
+
+
+def _transformer(package: archive.Package) -> chain.Chain:
+    loaded = []
+    for spec in package.manifest.transforms:
+        kind = plugins.load("transforms", spec.kind)
+        try:
+            loaded.append(kind.load(spec.parameters, package.transform_files(spec)))
+        except errors.InvalidInput as e:
+            raise errors.CorruptPackage(f"The transform '{spec.kind}' of the package is refused: {e.message}") from None
+    return chain.Chain(loaded)
+
+
+def _check_golden(session: Session) -> float:
+    stored = session.package.manifest.golden
+    inputs = tensor_codec.unpack(session.package.read(stored.inputs))
+    expected = tensor_codec.unpack(session.package.read(stored.outputs))
+    if set(expected) != set(session.contract.output_names):
+        raise errors.CorruptPackage("The golden outputs of the package are not its signature's outputs.")
+    try:
+        outputs = session.run(inputs)
+    except errors.InvalidInput as e:
+        raise errors.CorruptPackage(f"The golden inputs of the package break its own signature: {e.message}") from None
+    worst = golden.worst(outputs, expected, stored.rtol, stored.atol)
+    if not worst.excess <= 1:
+        raise errors.GateRefused(
+            f"The package does not compute its golden outputs here: '{worst.output}' {worst.detail}.",
+            hint="This machine or runtime computes differently from where it was packaged: package it again here.",
+        )
+    return worst.excess
