@@ -83,6 +83,8 @@ class Contract:
             if check.tail is not None and shape[1:] == check.tail and shape:
                 if rows < 0:
                     rows = shape[0]
+                    if sizes is not None:
+                        sizes[signatures.BATCH] = rows
                 elif shape[0] != rows:
                     raise errors.InvalidInput(f"input '{name}' has {shape[0]} rows: the inputs before it have {rows}")
             else:
@@ -159,7 +161,8 @@ def _check_values(check: _Check, array: tensor.Array) -> None:
         raise errors.InvalidInput(f"input '{spec.name}' has missing values (NaN): the model takes none")
     if array.dtype.kind not in "fiu" or array.size == 0:
         return
-    low, high = np.nanmin(array), np.nanmax(array)
+    # These two pass over NaN, and say nothing when there is nothing else.
+    low, high = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)
     if spec.minimum is not None and low < spec.minimum:
         raise errors.InvalidInput(f"input '{spec.name}' has the value {low}: the least allowed is {spec.minimum}")
     if spec.maximum is not None and high > spec.maximum:

@@ -16,10 +16,39 @@ from windlass.types import contract, fields, inference, manifest, signature
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
 
 
+class Lease:
+    """Counts who still uses a loaded model, so that it is unloaded when its last request is answered."""
+
+    __slots__ = ("_on_free", "held")
+
+    def __init__(self) -> None:
+        self.held = 0
+        self._on_free: Callable[[], None] | None = None
+
+    def hold(self) -> None:
+        """One more request is under way."""
+        self.held += 1
+
+    def release(self) -> None:
+        """One request was answered."""
+        self.held -= 1
+        if self.held == 0 and self._on_free is not None:
+            callback, self._on_free = self._on_free, None
+            callback()
+
+    def retire(self, on_free: Callable[[], None]) -> None:
+        """Call back once nobody holds it; at once if nobody does."""
+        if self.held == 0:
+            on_free()
+        else:
+            self._on_free = on_free
+
+
 class ModelView(msgspec.Struct, frozen=True):
     """One endpoint as its callers see it; an immutable snapshot, replaced at each swap.
 
-    `name` is the endpoint, `version` the one that answers unless another is asked for.
+    `name` is the endpoint, `version` the one that answers unless another is asked for. Whoever keeps a view while a
+    request is under way holds its lease.
     """
 
     name: str
@@ -32,6 +61,7 @@ class ModelView(msgspec.Struct, frozen=True):
     transformer: fields.Transformer
     labels: tuple[str, ...]
     infer: inference.Infer
+    lease: Lease
 
 
 class ModelState(msgspec.Struct, frozen=True):

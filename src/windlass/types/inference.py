@@ -8,7 +8,7 @@ threads hand results back to the loop first. Must never know who asks (a protoco
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -50,6 +50,12 @@ class InferResponse(msgspec.Struct, frozen=True):
     run_s: float = 0.0
 
 
+class Timer(Protocol):
+    """What a loop gives back for a delayed callback."""
+
+    def cancel(self) -> None: ...
+
+
 OnReply: TypeAlias = Callable[["Call", InferResponse, bool], None]
 OnFail: TypeAlias = Callable[["Call", errors.WindlassError], None]
 
@@ -58,13 +64,13 @@ class Call:
     """One request on its way: exactly one final outcome (ok or failed), delivered once.
 
     `deadline` is on the loop's monotonic clock, in seconds, or None. `arrived` is when its last byte came.
-    `owner` is whoever made the call (a connection's exchange), for its callbacks.
+    `owner` is whoever made the call (a connection's exchange), for its callbacks. `timer` is cancelled at the end.
     """
 
     __slots__ = (
         "_children",
         "_drain",
-        "_on_cancel",
+        "_holder",
         "_on_fail",
         "_on_reply",
         "arrived",
@@ -75,6 +81,7 @@ class Call:
         "priority",
         "ready",
         "request",
+        "timer",
     )
 
     def __init__(
@@ -96,9 +103,10 @@ class Call:
         self.owner = owner
         self.done = False
         self.ready = True
+        self.timer: Timer | None = None
         self._on_reply = on_reply
         self._on_fail = on_fail
-        self._on_cancel: Callable[[Call], None] | None = None
+        self._holder: Callable[[Call], None] | None = None
         self._children: list[Call] | None = None
         self._drain: list[Callable[[], None]] | None = None
 
@@ -108,32 +116,32 @@ class Call:
             return False
         if final:
             self.done = True
+            if self.timer is not None:
+                self.timer.cancel()
         self._on_reply(self, response, final)
         return True
 
     def fail(self, error: errors.WindlassError) -> bool:
-        """Deliver the failure. False if the call is over."""
+        """Deliver the failure and tell whoever holds the call. False if the call is over."""
         if self.done:
             return False
         self.done = True
+        if self.timer is not None:
+            self.timer.cancel()
+        for child in self._children or ():
+            child.cancel("the parent call is over")
+        if self._holder is not None:
+            self._holder(self)
         self._on_fail(self, error)
         return True
 
     def cancel(self, reason: str) -> bool:
-        """End the call because its caller no longer wants it: children first, then whoever holds it now."""
-        if self.done:
-            return False
-        self.done = True
-        for child in self._children or ():
-            child.cancel(reason)
-        if self._on_cancel is not None:
-            self._on_cancel(self)
-        self._on_fail(self, errors.Cancelled(reason))
-        return True
+        """End the call because its caller no longer wants it. False if the call is over."""
+        return self.fail(errors.Cancelled(reason))
 
-    def held_by(self, on_cancel: Callable[[Call], None] | None) -> None:
-        """Name who is told of a cancellation: the queue or runner that holds the call now."""
-        self._on_cancel = on_cancel
+    def held_by(self, holder: Callable[[Call], None] | None) -> None:
+        """Name who is told when the call ends early: the queue that holds it now. None: nobody."""
+        self._holder = holder
 
     def derive(self, on_reply: OnReply, on_fail: OnFail, request: InferRequest | None = None) -> Call:
         """A child that inherits deadline, priority and identity, and is cancelled with its parent."""

@@ -71,7 +71,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
 
     `listen` and `admin` are `host:port` (port 0: any free one); `control` is the path of a unix socket.
     `repository` are models that clients may load and unload by name, unless the spec is managed.
-    `hosts` are the Host names that are answered ("*" any).
+    `hosts` are the Host names that are answered ("*" any). `verdicts` is a folder where probation remembers.
     """
 
     endpoints: tuple[Endpoint, ...]
@@ -79,6 +79,7 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     listen: str = "127.0.0.1:8000"
     admin: str = "127.0.0.1:8001"
     control: str = ""
+    verdicts: str = ""
     repository: tuple[Endpoint, ...] = ()
     keys: tuple[Key, ...] = ()
     key_pepper: str = ""

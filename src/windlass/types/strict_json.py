@@ -6,7 +6,10 @@ Must never repair: what is ambiguous is an error.
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
+import re
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -14,31 +17,18 @@ import msgspec
 from windlass import errors
 
 MAX_DEPTH = 32
+# A string, or what begins as one and never ends. Possessive, so that no input makes it try twice.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 T = TypeVar("T")
 
 
 def depth_within(data: bytes, limit: int) -> bool:
     """Whether brackets outside strings nest no deeper than `limit`; runs before any parser sees the bytes."""
-    depth = 0
-    inside = False
-    escaped = False
-    for byte in data:
-        if inside:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                inside = False
-        elif byte == 0x22:
-            inside = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > limit:
-                return False
-        elif byte in b"]}":
-            depth -= 1
-    return True
+    brackets = _STRING.sub(b"", data).translate(None, _NO_BRACKETS)
+    return max(itertools.accumulate(map(_STEPS.__getitem__, brackets)), default=0) <= limit
 
 
 def loads(data: bytes, *, what: str, max_bytes: int = 4_194_304, max_depth: int = MAX_DEPTH) -> Any:
@@ -48,8 +38,14 @@ def loads(data: bytes, *, what: str, max_bytes: int = 4_194_304, max_depth: int 
     if not depth_within(data, max_depth):
         raise errors.InvalidInput(f"{what} nests deeper than {max_depth} levels")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except UnicodeDecodeError:
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+        )
+        if _SURROGATE.search(data):
+            # Half of a surrogate pair is no character: such a text could not be written again.
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeError:
         raise errors.InvalidInput(f"{what} is not UTF-8") from None
     except ValueError as e:
         raise errors.InvalidInput(f"{what} is not valid JSON: {e}") from None
@@ -78,3 +74,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:32]} is larger than any number here")
+    return value

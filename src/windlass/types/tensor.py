@@ -18,6 +18,9 @@ from windlass import errors
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = dict[str, Array]
 
+# As many dimensions as a tensor may have; numpy itself stops at 64.
+MAX_RANK = 32
+
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -55,13 +58,15 @@ def datatype(array: Array) -> str:
 
 
 def element_count(shape: tuple[int, ...], limit: int) -> int:
-    """The number of elements of a shape; `InvalidInput` on a negative dimension or above `limit`.
+    """The number of elements of a shape; `InvalidInput` on too many or negative dimensions, or above `limit`.
 
-    Python integers do not overflow, so a product of huge dimensions is compared, never wrapped.
+    Python integers do not overflow, so a product of huge dimensions is compared, never wrapped. An empty dimension
+    does not excuse a huge one beside it.
     """
+    if len(shape) > MAX_RANK:
+        raise errors.InvalidInput(f"a shape has {len(shape)} dimensions: at most {MAX_RANK} are allowed")
     if any(size < 0 for size in shape):
-        raise errors.InvalidInput(f"shape {list(shape)} has a negative dimension")
-    count = math.prod(shape)
-    if count > limit:
+        raise errors.InvalidInput(f"shape {list(shape)[:8]} has a negative dimension")
+    if math.prod(max(size, 1) for size in shape) > limit:
         raise errors.InvalidInput(f"shape {list(shape)[:8]} holds more than the {limit} elements allowed")
-    return count
+    return math.prod(shape)

@@ -1,0 +1,338 @@
+"""One request and its one response: admitted, received, decoded, asked, encoded, written, counted.
+
+Made by a connection when headers are complete. Must never answer twice, count twice, or tell a caller anything
+internal: an unexpected exception goes to the log under the request id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from windlass import errors
+from windlass.protocols import base
+from windlass.serving import counters, door, listener, responses
+from windlass.types import inference
+
+log = logging.getLogger(__name__)
+DISCARD_BYTES = 1_048_576
+_OUTCOMES: dict[type[errors.WindlassError], int] = {
+    errors.Cancelled: counters.CANCELLED,
+    errors.DeadlineExceeded: counters.EXPIRED,
+    errors.Overloaded: counters.REJECTED,
+    errors.RateLimited: counters.REJECTED,
+    errors.Unavailable: counters.REJECTED,
+    errors.InvalidInput: counters.REJECTED,
+    errors.NotFound: counters.REJECTED,
+    errors.Unsupported: counters.REJECTED,
+}
+
+
+class Peer(Protocol):
+    """What an exchange needs of its connection."""
+
+    peer: str
+
+    def send(self, exchange: Exchange, data: bytes) -> None:
+        """Write the response in its turn."""
+        ...
+
+    def send_continue(self, exchange: Exchange) -> None:
+        """Tell the caller to go on with the body, if it is this exchange's turn."""
+        ...
+
+
+class Exchange:
+    """A request under way. `complete` is called when its last byte is there."""
+
+    __slots__ = (
+        "_body",
+        "_call",
+        "_connection",
+        "_head",
+        "_headers",
+        "_lines",
+        "_listener",
+        "_method",
+        "_size",
+        "_target",
+        "answered",
+        "arrived",
+        "keep_alive",
+        "permit",
+        "refused",
+        "request_id",
+        "response",
+    )
+
+    def __init__(
+        self,
+        connection: Peer,
+        context: listener.Listener,
+        method: bytes,
+        target: bytes,
+        headers: dict[bytes, bytes],
+        *,
+        keep_alive: bool,
+        lines: bytes,
+    ) -> None:
+        self.keep_alive = keep_alive
+        self.permit: door.Permit | None = None
+        self.request_id = context.request_id(headers.get(b"x-request-id"))
+        self.response: bytes | None = None
+        self.answered = False
+        self.refused = False
+        self.arrived = 0.0
+        self._connection = connection
+        self._listener = context
+        self._method = method
+        self._target = target
+        self._headers = headers
+        self._lines = lines
+        self._head: base.Head | None = None
+        self._body: bytes | bytearray = b""
+        self._size = 0
+        self._call: inference.Call | None = None
+
+    def admit(self) -> None:
+        """Ask the door; a refusal is answered at once and the body is thrown away."""
+        headers = self._headers
+        try:
+            permit = self._listener.door.admit(self._method, self._target, headers)
+        except errors.WindlassError as e:
+            self.refuse(e)
+            return
+        except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
+            self.refuse(self._unexpected(e))
+            return
+        self.permit = permit
+        if permit.view is not None:
+            permit.view.lease.hold()
+            self._listener.door.in_flight += 1
+        if b"expect" in headers:
+            if headers[b"expect"].lower() == b"100-continue":
+                self._connection.send_continue(self)
+            else:
+                self.refuse(errors.InvalidInput("this expectation is not supported: only 100-continue is"))
+
+    def refuse(self, error: errors.WindlassError) -> None:
+        """Answer before the body is there. A long or endless body costs the connection."""
+        self.refused = True
+        length = self._headers.get(b"content-length")
+        if b"transfer-encoding" in self._headers or (length is not None and int(length) > DISCARD_BYTES):
+            self.keep_alive = False
+        self.fail(error)
+
+    def receive(self, data: bytes) -> None:
+        """Keep a part of the body, or throw it away after a refusal."""
+        self._size += len(data)
+        if self.refused:
+            return
+        if self._size > self._limit():
+            self.keep_alive = False
+            self.refuse(errors.PayloadTooLarge(f"the body has more than the {self._limit()} bytes accepted"))
+        elif not self._body:
+            self._body = data
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+
+    def _limit(self) -> int:
+        return 0 if self.permit is None else self.permit.max_body
+
+    def complete(self, now: float) -> None:
+        """The last byte is there: decode and ask."""
+        self.arrived = now
+        permit = self.permit
+        if self.refused or permit is None:
+            return
+        match = permit.match
+        self._head = head = base.Head(
+            match.route.method, match.path, match.query, self._headers, self._connection.peer, self.request_id
+        )
+        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
+        self._body = b""
+        encoding = self._headers.get(b"content-encoding")
+        try:
+            if encoding is not None:
+                if len(body) > responses.INLINE_BYTES:
+                    limit = permit.max_body
+                    self._elsewhere(
+                        lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
+                    )
+                    return
+                body = responses.decompress(body, encoding, permit.max_body)
+            self._decode(head, body)
+        except errors.WindlassError as e:
+            self.fail(e)
+        except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
+            self.fail(self._unexpected(e))
+
+    def _decode(self, head: base.Head, body: bytes) -> None:
+        permit = self.permit
+        if permit is None:
+            return
+        match, view = permit.match, permit.view
+        action = match.route.action
+        if isinstance(action, base.InferRoute) and view is not None:
+            decoded = action.decode(head, match.parameters, body, view)
+            if isinstance(decoded, base.Later):
+                self._elsewhere(decoded.work, self._ask)
+            else:
+                self._ask(decoded)
+            return
+        if isinstance(action, base.QueryRoute):
+            answer = action.answer(head, match.parameters, body, self._listener.models)
+            if isinstance(answer, base.Pending):
+                answer.start(self._pending)
+            else:
+                self.answer(answer)
+
+    def _ask(self, request: inference.InferRequest) -> None:
+        permit = self.permit
+        if self.answered or permit is None or permit.view is None:
+            return
+        self._call = inference.Call(
+            request, _on_reply, _on_fail, arrived=self.arrived, identity=permit.identity.id, owner=self
+        )
+        permit.view.infer(self._call)
+
+    def _elsewhere(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
+        """Run `work` in the thread pool, then go on with its result on the loop."""
+        future = self._listener.executor_submit(work)
+
+        def finished() -> None:
+            if self.answered:
+                return
+            try:
+                then(future.result())
+            except errors.WindlassError as e:
+                self.fail(e)
+            except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
+                self.fail(self._unexpected(e))
+
+        future.add_done_callback(lambda _: self._listener.loop.call_soon_threadsafe(finished))
+
+    def _pending(self, outcome: base.Answer | errors.WindlassError) -> None:
+        if isinstance(outcome, errors.WindlassError):
+            self.fail(outcome)
+        else:
+            self.answer(outcome)
+
+    def reply(self, response: inference.InferResponse) -> None:
+        """Encode the model's answer and send it."""
+        permit, head, call = self.permit, self._head, self._call
+        if permit is None or permit.view is None or head is None or call is None:
+            return
+        action = permit.match.route.action
+        if not isinstance(action, base.InferRoute):
+            return
+        try:
+            answer = action.encode(head, call.request, response, permit.view)
+        except errors.WindlassError as e:
+            self.fail(e)
+            return
+        except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
+            self.fail(self._unexpected(e))
+            return
+        extra = b""
+        if b"x-server-timing" in self._headers:
+            timing = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
+            extra = b"server-timing: queue;dur=%.3f, run;dur=%.3f, batch;desc=%d\r\n" % timing
+        self._count(counters.OK)
+        self._send(answer, extra)
+
+    def answer(self, answer: base.Answer) -> None:
+        """Send the answer of a query."""
+        if not self.answered:
+            self._send(answer, b"")
+
+    def fail(self, error: errors.WindlassError) -> None:
+        """Send the error in its protocol's shape."""
+        if self.answered:
+            return
+        context = self._listener
+        kind = next((k for k in type(error).__mro__ if k in _OUTCOMES), None)
+        self._count(counters.FAILED if kind is None else _OUTCOMES[kind])
+        if kind is None or kind is errors.DeadlineExceeded:
+            context.counters.count_error(error.code)
+        elif kind is not errors.Cancelled:
+            context.counters.count_rejected(error.code)
+        if isinstance(error, errors.InternalError):
+            log.error("request %s failed: %s", self.request_id, error.message)
+        protocol = self.permit.match.protocol if self.permit is not None else context.protocol_of(self._target)
+        extra = b""
+        if isinstance(error, errors.Unavailable):
+            extra = b"retry-after: %d\r\n" % error.retry_after_s
+        elif isinstance(error, errors.Unauthenticated):
+            extra = b"www-authenticate: Bearer\r\n"
+        self._send(protocol.encode_error(error, self.request_id), extra)
+
+    def abandon(self) -> None:
+        """The connection is gone: drop the work."""
+        if self.answered:
+            return
+        if self._call is not None:
+            self._call.cancel("the client went away")
+        else:
+            self.fail(errors.Cancelled("the client went away"))
+
+    def _unexpected(self, error: Exception) -> errors.InternalError:
+        log.exception("request %s failed unexpectedly", self.request_id, exc_info=error)
+        return errors.InternalError("unexpected")
+
+    def _count(self, outcome: int) -> None:
+        permit = self.permit
+        if permit is None or permit.view is None or self.answered:
+            return
+        view = permit.view
+        series = self._listener.counters.requests_of(view.name, view.version, permit.match.protocol.name)
+        series.outcomes[outcome] += 1
+        if outcome == counters.OK:
+            series.latency.observe(self._listener.clock() - self.arrived)
+        self._listener.door.in_flight -= 1
+        view.lease.release()
+
+    def _send(self, answer: base.Answer, extra: bytes) -> None:
+        self.answered = True
+        self._call = None
+        context = self._listener
+        if len(answer.body) >= responses.COMPRESS_FROM:
+            encoding = responses.acceptable_encoding(self._headers)
+            if encoding is not None:
+                if len(answer.body) > responses.INLINE_BYTES:
+                    future = context.executor_submit(lambda: responses.compress(answer, encoding))
+                    write = self._write
+                    future.add_done_callback(lambda f: context.loop.call_soon_threadsafe(write, f.result(), extra))
+                    return
+                answer = responses.compress(answer, encoding)
+        self._write(answer, extra)
+
+    def _write(self, answer: base.Answer, extra: bytes) -> None:
+        context = self._listener
+        if context.access_log is not None:
+            context.access_log(self._method, self._target, self._connection.peer, self.request_id, answer.status)
+        if context.draining:
+            self.keep_alive = False
+        data = context.writer.response(
+            answer,
+            self.request_id,
+            close=not self.keep_alive,
+            extra=extra + self._lines,
+            head=self._method == b"HEAD",
+        )
+        self._connection.send(self, data)
+
+
+def _on_reply(call: inference.Call, response: inference.InferResponse, final: bool) -> None:
+    exchange: Exchange = call.owner
+    if final:
+        exchange.reply(response)
+    else:
+        call.fail(errors.Unsupported("this model streams its answer: ask it by a route that can stream"))
+
+
+def _on_fail(call: inference.Call, error: errors.WindlassError) -> None:
+    call.owner.fail(error)

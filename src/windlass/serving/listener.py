@@ -1,0 +1,99 @@
+"""What the connections of one listener share: the door, the models, the counters, the clock, the threads.
+
+Made by the worker for each port and for the control socket. Must never hold anything of a single request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, TypeAlias
+
+from windlass.protocols import base
+from windlass.serving import counters, responses
+from windlass.serving import door as doors
+from windlass.types import directory, spec
+
+SWEEP_S = 0.25
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+AccessLog: TypeAlias = Callable[[bytes, bytes, str, str, "int | None"], None]
+
+
+class Sweepable(Protocol):
+    """A connection, as its listener sees it."""
+
+    def sweep(self, now: float) -> None:
+        """Close what took too long; `now` is on the listener's clock."""
+        ...
+
+    def drain(self) -> None:
+        """Close as soon as nothing is under way."""
+        ...
+
+
+class Listener:
+    """Shared by the connections of one port. All of it belongs to the loop's thread."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        door: doors.Door,
+        models: directory.ModelDirectory,
+        series: counters.Counters,
+        executor: concurrent.futures.Executor,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.loop = loop
+        self.door = door
+        self.models = models
+        self.counters = series
+        self.limits: spec.ServerLimits = door.limits
+        self.clock = clock
+        self.access_log = access_log
+        self.writer = responses.Writer()
+        self.connections: set[Sweepable] = set()
+        self.draining = False
+        self._executor = executor
+        self._prefix = secrets.token_hex(6)
+        self._ids = itertools.count()
+        self._by_segment: dict[str, base.ServerProtocol] = {}
+        for protocol in door.table.protocols:
+            for route in protocol.routes():
+                self._by_segment.setdefault(route.path.strip("/").partition("/")[0], protocol)
+        self._fallback = door.table.protocols[-1]
+        self._sweep()
+
+    def request_id(self, given: bytes | None) -> str:
+        """The caller's id if it is short and plain, else a new one."""
+        if given is not None and _REQUEST_ID.fullmatch(given):
+            return given.decode()
+        return f"{self._prefix}-{next(self._ids):x}"
+
+    def protocol_of(self, target: bytes) -> base.ServerProtocol:
+        """The protocol in whose shape an error is told when no route was found: by the path's first segment."""
+        segment = target.decode("latin-1").lstrip("/").partition("/")[0].partition("?")[0]
+        return self._by_segment.get(segment, self._fallback)
+
+    def executor_submit(self, work: Callable[[], Any]) -> concurrent.futures.Future[Any]:
+        """Run something long off the loop."""
+        return self._executor.submit(work)
+
+    def drain(self) -> None:
+        """From now on each connection closes after its last answer; idle ones close at once."""
+        self.draining = True
+        for connection in tuple(self.connections):
+            connection.drain()
+
+    def _sweep(self) -> None:
+        self.writer.tick(time.time())
+        now = self.clock()
+        for connection in tuple(self.connections):
+            connection.sweep(now)
+        self.loop.call_later(SWEEP_S, self._sweep)

@@ -1,0 +1,75 @@
+"""Loads one version: its bytes, its verdict, its golden outputs, its timings. Runs on the loader's thread.
+
+Called by the pool for each new arm. Any failure is an error and leaves what serves untouched.
+Must never run in a request's way, and never skip a check because a version was loaded before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from windlass import errors
+from windlass.packaging import archive, probation, session
+from windlass.runtimes import base
+from windlass.serving import measure
+from windlass.storage import blobs
+from windlass.types import spec, tensor_codec
+
+# Above this, one row keeps a core busy long enough for more threads to pay.
+_THREADS_FROM_S = 2e-3
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A version in memory, warm, with what was measured of it."""
+
+    session: session.Session
+    digest: str
+    version: str
+    threads: int
+    inline: bool
+    timing: measure.Timing
+    seconds: float
+
+
+def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
+    """Load the endpoint's one arm; the error says what is wrong with it."""
+    arm = endpoint.arms[0]
+    started = time.perf_counter()
+    package = (
+        archive.open_path(Path(arm.path)) if arm.path else archive.open_store(blobs.BlobStore(arm.store), arm.digest)
+    )
+    if package.digest != arm.digest:
+        raise errors.CorruptPackage(
+            f"the package of '{endpoint.name}' has the digest {package.digest}, not {arm.digest}"
+        )
+    if verdicts:
+        _on_probation(package, Path(verdicts))
+    threads = endpoint.threads or 1
+    opened = session.open(package, options=base.Options(threads=threads))
+    golden = tensor_codec.unpack(package.read(package.manifest.golden.inputs))
+    batched = package.manifest.signature.batched
+    max_rows = endpoint.max_batch or package.manifest.limits.max_batch
+    timing = measure.timing(opened.model, golden, batched=batched, max_rows=max_rows)
+    cores = len(os.sched_getaffinity(0))
+    if not endpoint.threads and cores > 1 and timing.seconds[1] > _THREADS_FROM_S:
+        wide = session.open(package, options=base.Options(threads=cores), check_golden=False)
+        wide_timing = measure.timing(wide.model, golden, batched=batched, max_rows=max_rows)
+        if wide_timing.rows_per_s > timing.rows_per_s:
+            opened.close()
+            opened, timing, threads = wide, wide_timing, cores
+        else:
+            wide.close()
+    inline = timing.usual_s < measure.INLINE_BELOW_S if endpoint.placement == "auto" else endpoint.placement == "inline"
+    seconds = time.perf_counter() - started
+    return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds)
+
+
+def _on_probation(package: archive.Package, verdicts: Path) -> None:
+    finding = probation.run(package, verdicts=verdicts)
+    if finding.verdict == "failed":
+        reason = finding.statistics.get("reason", "unknown")
+        raise errors.GateRefused(f"the version {package.digest[:19]} failed its probation load: {reason}")

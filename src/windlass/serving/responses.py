@@ -1,0 +1,97 @@
+"""Responses as bytes: the status line, the headers, and compression.
+
+Used by exchanges only. Must never know what a body means.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import zlib
+from collections.abc import Mapping
+
+from windlass import errors
+from windlass.protocols import base
+from windlass.protocols import errors as statuses
+
+COMPRESS_FROM = 4_096
+INLINE_BYTES = 65_536
+_WBITS = {b"gzip": 31, b"deflate": 15}
+_HEADS = 256
+
+
+class Writer:
+    """Makes response heads; `tick` renews their date once a second."""
+
+    def __init__(self) -> None:
+        self._date = b""
+        self._heads: dict[tuple[int, bytes], bytes] = {}
+        self.tick(0.0)
+
+    def tick(self, now: float) -> None:
+        """Set the date from wall-clock seconds."""
+        self._date = email.utils.formatdate(now, usegmt=True).encode()
+        self._heads.clear()
+
+    def response(
+        self, answer: base.Answer, request_id: str, *, close: bool, extra: bytes = b"", head: bool = False
+    ) -> bytes:
+        """The whole response. `extra` are further header lines, each with its line end; `head` leaves the body out."""
+        status = answer.status or statuses.OK
+        start = self._heads.get((status, answer.content_type))
+        if start is None:
+            start = self._start(status, answer.content_type)
+        for name, value in answer.headers:
+            extra += b"%b: %b\r\n" % (name, value)
+        if close:
+            extra += b"connection: close\r\n"
+        body = b"" if head else answer.body
+        return b"%b%d\r\nx-request-id: %b\r\n%b\r\n%b" % (start, len(answer.body), request_id.encode(), extra, body)
+
+    def _start(self, status: int, content_type: bytes) -> bytes:
+        if len(self._heads) >= _HEADS:
+            self._heads.clear()
+        reason = statuses.REASONS.get(status, b"Unknown")
+        start = b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: %b\r\ncontent-length: " % (
+            status,
+            reason,
+            self._date,
+            content_type,
+        )
+        self._heads[status, content_type] = start
+        return start
+
+
+def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """The body without its content encoding; `Unsupported` names the ones there are, bounded by `limit` bytes."""
+    name = encoding.strip().lower()
+    if name == b"identity":
+        return body
+    if name not in _WBITS:
+        raise errors.Unsupported("this content encoding is not supported: send gzip, deflate or none")
+    machine = zlib.decompressobj(_WBITS[name])
+    try:
+        data = machine.decompress(body, limit + 1)
+    except zlib.error:
+        raise errors.InvalidInput(f"the body is not valid {name.decode()}") from None
+    if len(data) > limit:
+        raise errors.PayloadTooLarge(f"the body inflates to more than the {limit} bytes accepted")
+    if not machine.eof or machine.unused_data:
+        raise errors.InvalidInput(f"the body is not valid {name.decode()}: it ends early or goes on after its end")
+    return data
+
+
+def acceptable_encoding(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The encoding to answer in, if the caller accepts one that is done here."""
+    accepted = headers.get(b"accept-encoding")
+    if accepted is None:
+        return None
+    names = {part.partition(b";")[0].strip() for part in accepted.lower().split(b",") if b"q=0" not in part}
+    return next((name for name in _WBITS if name in names), None)
+
+
+def compress(answer: base.Answer, encoding: bytes) -> base.Answer:
+    """The answer in a content encoding, at the level where speed matters more than size."""
+    machine = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
+    body = machine.compress(answer.body) + machine.flush()
+    headers = (*answer.headers, (b"content-encoding", encoding), (b"vary", b"accept-encoding"))
+    return answer._replace(body=body, headers=headers)

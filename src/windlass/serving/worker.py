@@ -1,0 +1,218 @@
+"""One worker: listens, loads what the spec says, answers until it is told to stop, then loses nothing.
+
+Started as `python -m windlass.serving.worker --spec FILE` by the CLI and the Python face. Must never import the
+registry, a capture library or anything of the control plane: it is given paths and digests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import ipaddress
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from windlass import errors, plugins
+from windlass.serving import admin, counters, http1, listener, metrics, pool, routes
+from windlass.serving import door as doors
+from windlass.types import spec, strict_json
+
+log = logging.getLogger("windlass")
+access = logging.getLogger("windlass.access")
+# A thread that comes back with a result gets its turn after this, not after Python's 5 ms.
+SWITCH_INTERVAL_S = 5e-4
+_BACKLOG = 1_024
+_THREADS = 2
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` as its parts; `UsageError` if it is not that."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise errors.UsageError(f"'{address[:100]}' is no address: write host:port, for example 127.0.0.1:8000")
+    return host.strip("[]"), int(port)
+
+
+class Worker:
+    """A server in this process. All of it runs on one loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, wanted: spec.Spec) -> None:
+        self.addresses: dict[str, str] = {}
+        self.stop = asyncio.Event()
+        self._loop = loop
+        self._wanted = wanted
+        self._started = time.time()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._executor = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
+        self._series = counters.Counters()
+        self._pool = pool.Pool(loop, self._series, verdicts=wanted.verdicts)
+        self._exporter = metrics.Exporter(self._series, self._pool, self._gauges)
+        self._listeners: list[listener.Listener] = []
+
+    async def open(self) -> None:
+        """Listen on every address; requests are answered as unavailable until their model is loaded."""
+        wanted = self._wanted
+        about = self._about
+        names = plugins.catalog()["protocols"]
+        public = routes.RouteTable(plugins.load("protocols", name)() for name in names)
+        host, _ = split_address(wanted.listen)
+        # Beyond loopback somebody else has vouched for the network (the CLI asks); names are theirs to choose.
+        hosts = wanted.hosts or (() if is_loopback(host) else ("*",))
+        trusted = doors.LOCAL if not wanted.keys else None
+        self._door = await self._listen("listen", wanted.listen, public, hosts, trusted)
+        self._door.use_keys(wanted.keys, wanted.key_pepper)
+        operator = routes.RouteTable([admin.Admin(self._pool, self._exporter, about)])
+        await self._listen("admin", wanted.admin, operator, (), doors.OPERATOR)
+        if wanted.control:
+            control = routes.RouteTable([admin.Control(self._pool, self._exporter, about, self.apply)])
+            await self._listen("control", wanted.control, control, (), doors.OPERATOR)
+
+    async def apply(self, wanted: spec.Spec) -> None:
+        """Put a spec in force: models and keys. Addresses and limits are those the process was started with."""
+        await self._pool.apply(wanted)
+        self._door.use_keys(wanted.keys, wanted.key_pepper)
+
+    async def close(self) -> None:
+        """Not ready from now on; go on for `pre_stop_s`, stop accepting, finish what is in flight, within `grace_s`."""
+        wanted = self._wanted
+        self._pool.serving = False
+        if wanted.pre_stop_s:
+            await asyncio.sleep(wanted.pre_stop_s)
+        for server in self._servers:
+            server.close()
+        for one in self._listeners:
+            one.drain()
+        give_up = self._loop.time() + wanted.grace_s
+        while any(one.connections for one in self._listeners) and self._loop.time() < give_up:
+            await asyncio.sleep(0.01)
+        left = sum(len(one.connections) for one in self._listeners)
+        if left:
+            log.warning("%d connections were still open after the grace time of %s s", left, wanted.grace_s)
+        self._pool.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        if wanted.control:
+            Path(wanted.control).unlink(missing_ok=True)
+
+    async def _listen(
+        self, name: str, address: str, table: routes.RouteTable, hosts: tuple[str, ...], trusted: doors.Identity | None
+    ) -> doors.Door:
+        door = doors.Door(table, self._pool, self._wanted.limits, hosts=hosts, trusted=trusted)
+        log_access = _log_access if self._wanted.access_log and name == "listen" else None
+        shared = listener.Listener(self._loop, door, self._pool, self._series, self._executor, access_log=log_access)
+        self._listeners.append(shared)
+        try:
+            if name == "control":
+                server = await self._loop.create_unix_server(
+                    lambda: http1.Connection(shared), sock=_unix_socket(address)
+                )
+                self.addresses[name] = address
+            else:
+                host, port = split_address(address)
+                server = await self._loop.create_server(
+                    lambda: http1.Connection(shared), host, port, backlog=_BACKLOG, reuse_address=True
+                )
+                bound = server.sockets[0].getsockname()
+                shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+                self.addresses[name] = f"http://{shown}:{bound[1]}"
+        except OSError as e:
+            raise errors.Unavailable(
+                f"cannot listen on {address}: {e.strerror or e}.", hint="Choose another port, or stop what uses it."
+            ) from None
+        self._servers.append(server)
+        return door
+
+    def _gauges(self) -> tuple[int, int]:
+        return self._door.in_flight, sum(len(one.connections) for one in self._listeners)
+
+    def _about(self) -> dict[str, Any]:
+        return {"pid": os.getpid(), "started": self._started, "addresses": self.addresses}
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """A socket that only this user can open, made under a mask so that there is no moment when others could."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        unix.bind(path)
+    finally:
+        os.umask(mask)
+    return unix
+
+
+def _log_access(method: bytes, target: bytes, peer: str, request_id: str, status: int | None) -> None:
+    line = {
+        "method": method.decode("latin-1"),
+        "path": target.decode("latin-1")[:512],
+        "peer": peer,
+        "request_id": request_id,
+        "status": status or 200,
+    }
+    access.info(json.dumps(line))
+
+
+async def serve(wanted: spec.Spec, ready_fd: int | None) -> None:
+    """Run until SIGTERM or SIGINT. `ready_fd` gets one line of JSON with the addresses once everything is loaded."""
+    loop = asyncio.get_running_loop()
+    worker = Worker(loop, wanted)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop.set)
+    await worker.open()
+    await worker.apply(wanted)
+    names = ", ".join(f"{e.name} ({e.arms[0].version})" for e in wanted.endpoints) or "no models yet"
+    log.info("serving %s on %s", names, worker.addresses["listen"])
+    log.info("metrics on %s/metrics", worker.addresses["admin"])
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w") as ready:
+            ready.write(json.dumps({"pid": os.getpid(), **worker.addresses}) + "\n")
+    await worker.stop.wait()
+    log.info("stopping: finishing what is in flight")
+    await worker.close()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="windlass-worker", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--spec", required=True, type=Path, help="the serving spec, a JSON file")
+    parser.add_argument("--ready-fd", type=int, help="a file descriptor that is told the addresses")
+    parser.add_argument("--quiet", action="store_true", help="log warnings only")
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        wanted = strict_json.decode(options.spec.read_bytes(), spec.Spec, what=str(options.spec))
+        uvloop.run(serve(wanted, options.ready_fd))
+    except errors.WindlassError as e:
+        sys.stderr.write(f"Error: {e}\n")
+        sys.exit(e.exit_code)
+    except OSError as e:
+        sys.stderr.write(f"Error: cannot read the spec {options.spec}: {e.strerror}\n")
+        sys.exit(errors.UsageError.exit_code)
+
+
+if __name__ == "__main__":
+    main()
