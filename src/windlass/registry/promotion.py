@@ -1,0 +1,179 @@
+"""Promotion: whether an alias may move, and the move; back again by the same rules.
+
+Called by the registry. The costly checks run before the transaction, on what was read then; the transaction starts
+them over if that has changed. Must never move to bytes that it has not verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import sqlalchemy as sa
+
+from windlass import errors
+from windlass.registry import aliases, answers, compatibility, findings, versions
+from windlass.storage import blobs, database
+from windlass.types import manifest, strict_json
+
+_TRIES = 100
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """Who wants an alias moved, and how. `force` passes over status and signature; bytes are always verified.
+
+    `expected` is the generation that the caller has seen (None: whatever it is).
+    """
+
+    name: str
+    alias: str
+    actor: str
+    reason: str
+    expected: int | None = None
+    force: bool = False
+    idempotency_key: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What is to happen, on the state that was read: from a version to another."""
+
+    kind: aliases.Kind
+    current: versions.Version | None
+    target: versions.Version | None
+    generation: int
+
+
+class Promotion:
+    """Moves aliases."""
+
+    def __init__(self, rows: database.Database, store: blobs.BlobStore, clock: Callable[[], float]) -> None:
+        self._rows = rows
+        self._store = store
+        self._clock = clock
+
+    def move(self, wish: Wish, number: int | None) -> aliases.Event:
+        """Point an alias to a version, or nowhere; see `Registry.move_alias`."""
+
+        def plan(connection: sa.Connection) -> Plan:
+            current, generation = _current(connection, wish)
+            target = None if number is None else versions.numbered(connection, wish.name, number)
+            return Plan(kind="move", current=current, target=target, generation=generation)
+
+        return self._carry_out(wish, ("move", number), plan)
+
+    def rollback(self, wish: Wish) -> aliases.Event:
+        """Point an alias to what it pointed to before; see `Registry.rollback_alias`."""
+
+        def plan(connection: sa.Connection) -> Plan:
+            current, generation = _current(connection, wish)
+            number = aliases.previous(aliases.history(connection, wish.name, wish.alias))
+            if number is None:
+                raise errors.Conflict(
+                    f"{wish.name}:{wish.alias} has nothing to go back to.",
+                    hint=f"See: windlass models history {wish.name}",
+                )
+            target = versions.numbered(connection, wish.name, number)
+            return Plan(kind="rollback", current=current, target=target, generation=generation)
+
+        return self._carry_out(wish, ("rollback",), plan)
+
+    def _carry_out(self, wish: Wish, what: tuple[object, ...], make: Callable[[sa.Connection], Plan]) -> aliases.Event:
+        request = (*what, wish.name, wish.alias, wish.expected)
+        if wish.force and not wish.reason:
+            raise errors.UsageError("to force a move, give the reason.", hint='Add --reason "..."')
+        for _ in range(_TRIES):
+            with self._rows.read() as connection:
+                known = answers.recall(connection, wish.idempotency_key, request, aliases.Event)
+                if known is not None:
+                    return known
+                plan = make(connection)
+                if wish.expected not in (None, plan.generation):
+                    raise _moved(wish, plan.generation)
+                if plan.kind == "move" and plan.generation and plan.target == plan.current:
+                    return aliases.history(connection, wish.name, wish.alias)[-1]
+            self._check(wish, plan)
+            event = self._commit(wish, request, plan)
+            if event is not None:
+                return event
+        raise errors.Unavailable(f"{wish.name}:{wish.alias} is being moved by many at once.", hint="Try again.")
+
+    def _commit(self, wish: Wish, request: tuple[object, ...], plan: Plan) -> aliases.Event | None:
+        """The move, in one transaction; None if the alias was moved since the plan was made."""
+        with self._rows.write() as connection:
+            model_id = versions.lock_model(connection, wish.name)
+            known = answers.recall(connection, wish.idempotency_key, request, aliases.Event)
+            if known is not None:
+                return known
+            _, generation = aliases.pointing(connection, wish.name, wish.alias)
+            if generation != plan.generation:
+                return None
+            grounds: tuple[int, ...] = ()
+            if plan.target is not None:
+                # Since it was checked, somebody may have quarantined or deleted it.
+                if versions.numbered(connection, wish.name, plan.target.version) != plan.target:
+                    return None
+                grounds = tuple(found.id for found in findings.of(connection, plan.target.digest))
+            event = aliases.Event(
+                name=wish.name,
+                alias=wish.alias,
+                generation=generation + 1,
+                kind=plan.kind,
+                from_version=None if plan.current is None else plan.current.version,
+                to_version=None if plan.target is None else plan.target.version,
+                actor=wish.actor,
+                reason=wish.reason,
+                evidence=grounds,
+                at=self._clock(),
+            )
+            event = aliases.move(connection, model_id, event)
+            answers.keep(connection, wish.idempotency_key, request, event, now=event.at)
+            return event
+
+    def _check(self, wish: Wish, plan: Plan) -> None:
+        target = plan.target
+        if target is None:
+            return
+        ref = f"{target.name}@{target.version}"
+        if target.status in ("DELETED", "QUARANTINED"):
+            why = f": {target.reason}" if target.reason else ""
+            raise errors.NotAllowed(f"{ref} is {target.status}{why}.", hint="Choose another version.")
+        if target.status != "READY" and not wish.force:
+            raise errors.GateRefused(
+                f"{ref} is {target.status}, not READY.",
+                hint=f'Run: windlass verify {ref} (or repeat with --force --reason "...")',
+            )
+        new = verified(self._store, target.digest)
+        if plan.current is None or wish.force:
+            return
+        old = manifest_of(self._store, plan.current.digest)
+        found = compatibility.breaks(new, old)
+        if found:
+            raise errors.GateRefused(
+                f"{ref} does not take what callers of {wish.name}@{plan.current.version} send: {'; '.join(found)}.",
+                hint='Repeat with --force --reason "..." if the callers are ready for it.',
+            )
+
+
+def manifest_of(store: blobs.BlobStore, digest: str) -> manifest.Manifest:
+    """A package's manifest from the store; `NotFound` or `CorruptPackage` if it is not there or broken."""
+    return strict_json.decode(bytes(store.read(digest)), manifest.Manifest, what="the manifest")
+
+
+def verified(store: blobs.BlobStore, digest: str) -> manifest.Manifest:
+    """A package's manifest, after all its bytes were read and hashed."""
+    value = manifest_of(store, digest)
+    for ref in value.blobs().values():
+        store.read(ref)
+    return value
+
+
+def _current(connection: sa.Connection, wish: Wish) -> tuple[versions.Version | None, int]:
+    number, generation = aliases.pointing(connection, wish.name, wish.alias)
+    return None if number is None else versions.numbered(connection, wish.name, number), generation
+
+
+def _moved(wish: Wish, generation: int) -> errors.Conflict:
+    return errors.Conflict(
+        f"{wish.name}:{wish.alias} is at generation {generation}, and {wish.expected} was expected: somebody moved it.",
+        hint=f"See: windlass models history {wish.name}",
+    )

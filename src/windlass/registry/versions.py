@@ -1,0 +1,222 @@
+"""Versions of models: their rows, their numbers, and the way of a status from NEW to DELETED.
+
+Called by the registry inside its transactions. Must never commit, and never give a number twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from windlass import errors
+from windlass.storage import database, tables
+from windlass.types import refs
+
+Status = Literal["NEW", "VERIFIED", "READY", "QUARANTINED", "DELETED"]
+_NEXT: Mapping[str, tuple[str, ...]] = {
+    "NEW": ("VERIFIED", "QUARANTINED", "DELETED"),
+    "VERIFIED": ("READY", "QUARANTINED", "DELETED"),
+    "READY": ("QUARANTINED", "DELETED"),
+    "QUARANTINED": ("VERIFIED", "DELETED"),
+    "DELETED": (),
+}
+
+
+class Version(msgspec.Struct, frozen=True):
+    """One version of a model. `digest` is its package's; `size` counts the bytes of all its blobs.
+
+    `generation` grows with each change of status; `reason` says why the status is what it is.
+    `id` is the row's, for this room alone.
+    """
+
+    name: str
+    version: int
+    digest: str
+    status: Status
+    size: int
+    parent: str
+    actor: str
+    description: str
+    created_at: float
+    reason: str
+    generation: int
+    id: int
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A model: how many versions it has (deleted ones not counted), the newest, and where its aliases point."""
+
+    name: str
+    versions: int
+    newest: int
+    aliases: dict[str, int]
+    created_at: float
+
+
+def check_step(current: str, target: str) -> None:
+    """`Conflict` unless a version may go from one status to the other."""
+    if target not in _NEXT[current]:
+        raise errors.Conflict(f"a version that is {current} cannot become {target}.")
+
+
+def check_model(connection: sa.Connection, name: str) -> None:
+    """`NotFound`, naming the nearest, if there is no such model."""
+    if connection.execute(sa.select(tables.model.c.id).where(tables.model.c.name == name)).first() is None:
+        raise _no_model(connection, name)
+
+
+def lock_model(connection: sa.Connection, name: str) -> int:
+    """The model's row, held until the transaction ends; `NotFound` names the nearest model."""
+    found = connection.execute(
+        sa.select(tables.model.c.id).where(tables.model.c.name == name).with_for_update()
+    ).scalar()
+    if found is None:
+        raise _no_model(connection, name)
+    return int(found)
+
+
+def make_model(connection: sa.Connection, name: str, *, now: float) -> int:
+    """The model's row, made if need be, held until the transaction ends."""
+    database.insert_absent(connection, tables.model, {"name": name, "created_at": now})
+    return lock_model(connection, name)
+
+
+def models(connection: sa.Connection) -> tuple[Model, ...]:
+    """Every model, by name."""
+    pointing: dict[int, dict[str, int]] = {}
+    a = tables.alias
+    for row in connection.execute(sa.select(a).where(a.c.version.is_not(None)).order_by(a.c.name)):
+        pointing.setdefault(row.model_id, {})[row.name] = row.version
+    m, v = tables.model, tables.version
+    query = (
+        sa.select(m.c.id, m.c.name, m.c.created_at, sa.func.count(v.c.id), sa.func.coalesce(sa.func.max(v.c.number), 0))
+        .select_from(m.outerjoin(v, sa.and_(v.c.model_id == m.c.id, v.c.status != "DELETED")))
+        .group_by(m.c.id, m.c.name, m.c.created_at)
+        .order_by(m.c.name)
+    )
+    return tuple(
+        Model(name=name, versions=count, newest=newest, aliases=pointing.get(key, {}), created_at=at)
+        for key, name, at, count, newest in connection.execute(query)
+    )
+
+
+def every(connection: sa.Connection, name: str) -> tuple[Version, ...]:
+    """Every version of a model, the newest first, deleted ones too; `NotFound` if there is no such model."""
+    rows = connection.execute(
+        _select().where(tables.model.c.name == name).order_by(tables.version.c.number.desc())
+    ).all()
+    if not rows:
+        raise _no_model(connection, name)
+    return tuple(map(_version, rows))
+
+
+def numbered(connection: sa.Connection, name: str, number: int) -> Version:
+    """A version by its number; `NotFound` says which there are."""
+    row = connection.execute(
+        _select().where(tables.model.c.name == name, tables.version.c.number == number)
+    ).one_or_none()
+    if row is None:
+        newest = max(v.version for v in every(connection, name))
+        raise errors.NotFound(f"'{name}' has no version {number}: its newest is {newest}.")
+    return _version(row)
+
+
+def exists(connection: sa.Connection, model_id: int, number: int) -> bool:
+    """Whether a model has a version of this number, deleted or not."""
+    v = tables.version
+    return (
+        connection.execute(sa.select(v.c.id).where(v.c.model_id == model_id, v.c.number == number)).first() is not None
+    )
+
+
+def alive(connection: sa.Connection, name: str, digest: str) -> Version | None:
+    """The version of a model that holds these bytes and was not deleted."""
+    v = tables.version
+    row = connection.execute(
+        _select().where(tables.model.c.name == name, v.c.digest == digest, v.c.status != "DELETED")
+    ).one_or_none()
+    return None if row is None else _version(row)
+
+
+def holding(connection: sa.Connection, digest: str) -> tuple[Version, ...]:
+    """Every version, of any model, that needs a blob (a manifest's or another) and was not deleted."""
+    held = tables.version_blob
+    query = _select().join(held, held.c.version_id == tables.version.c.id).where(held.c.digest == digest)
+    return tuple(_version(row) for row in connection.execute(query.order_by(tables.model.c.name, "number")))
+
+
+def newest_ready(connection: sa.Connection, name: str) -> Version | None:
+    """The newest version of a model that is READY."""
+    v = tables.version
+    query = _select().where(tables.model.c.name == name, v.c.status == "READY").order_by(v.c.number.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _version(row)
+
+
+def insert(connection: sa.Connection, model_id: int, values: Mapping[str, Any], *, number: int = 0) -> int:
+    """A new version's number: the next one, counting deleted ones, unless `number` says which (a rebuild does)."""
+    v = tables.version
+    if not number:
+        last = connection.execute(sa.select(sa.func.max(v.c.number)).where(v.c.model_id == model_id)).scalar()
+        number = (last or 0) + 1
+    connection.execute(sa.insert(v).values(model_id=model_id, number=number, **values))
+    return number
+
+
+def set_status(connection: sa.Connection, version: Version, status: Status, reason: str) -> Version:
+    """Move a version to a status; `Conflict` if there is no such step, or if it was changed meanwhile."""
+    check_step(version.status, status)
+    v = tables.version
+    done = connection.execute(
+        sa.update(v)
+        .where(v.c.id == version.id, v.c.generation == version.generation)
+        .values(status=status, reason=reason, generation=version.generation + 1)
+    )
+    if done.rowcount != 1:
+        raise errors.Conflict(f"{version.name}@{version.version} was changed meanwhile.", hint="Look, and try again.")
+    return msgspec.structs.replace(version, status=status, reason=reason, generation=version.generation + 1)
+
+
+def tag(connection: sa.Connection, version: Version, values: Mapping[str, str]) -> None:
+    """Put tags on a version."""
+    for key, value in values.items():
+        connection.execute(sa.insert(tables.tag).values(version_id=version.id, key=key, value=value))
+
+
+def tags(connection: sa.Connection, version: Version) -> dict[str, str]:
+    """The tags of a version."""
+    t = tables.tag
+    rows = connection.execute(sa.select(t.c.key, t.c.value).where(t.c.version_id == version.id).order_by(t.c.key))
+    return {row.key: row.value for row in rows}
+
+
+def _select() -> sa.Select[Any]:
+    v = tables.version
+    return sa.select(tables.model.c.name, v).join_from(v, tables.model, v.c.model_id == tables.model.c.id)
+
+
+def _version(row: sa.Row[Any]) -> Version:
+    return Version(
+        name=row.name,
+        version=row.number,
+        digest=row.digest,
+        status=row.status,
+        size=row.size,
+        parent=row.parent,
+        actor=row.actor,
+        description=row.description,
+        created_at=row.created_at,
+        reason=row.reason,
+        generation=row.generation,
+        id=row.id,
+    )
+
+
+def _no_model(connection: sa.Connection, name: str) -> errors.NotFound:
+    known = connection.execute(sa.select(tables.model.c.name)).scalars()
+    return errors.NotFound(
+        f"there is no model '{name}'.", hint=refs.nearest(name, known) or "See: windlass models list"
+    )
