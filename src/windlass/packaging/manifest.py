@@ -21,7 +21,6 @@ from windlass.types import manifest, refs, signature, strict_json, tensor
 MAX_BYTES = 4_194_304
 MAX_BLOBS = 10_000
 MAX_TENSORS = 1_024
-MAX_RANK = 32
 MAX_TEXT = 65_536
 MAX_BLOB_BYTES = 1 << 44
 MAX_BATCH = 65_536
@@ -131,8 +130,8 @@ def _check_tensor(where: str, spec: signature.TensorSpec, limits: manifest.Limit
     if not 0 < len(spec.name) <= 256 or not spec.name.isprintable():
         _refuse(where, "has a name that is empty, too long or not printable")
     tensor.dtype(spec.datatype)
-    if len(spec.shape) > MAX_RANK:
-        _refuse(where, f"has {len(spec.shape)} dimensions: at most {MAX_RANK} are allowed")
+    if len(spec.shape) > tensor.MAX_RANK:
+        _refuse(where, f"has {len(spec.shape)} dimensions: at most {tensor.MAX_RANK} are allowed")
     for size in spec.shape:
         if isinstance(size, str):
             if not 0 < len(size) <= 128 or not size.isprintable():

@@ -18,7 +18,7 @@ from windlass import errors
 
 MAX_DEPTH = 32
 # A string, or what begins as one and never ends. Possessive, so that no input makes it try twice.
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -60,9 +60,17 @@ def decode(data: bytes, kind: type[T], *, what: str, max_bytes: int = 4_194_304)
 
 
 def canonical(value: Any) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces, UTF-8, defaults left out where the struct says so."""
+    """The one spelling of a value: sorted keys, no spaces, UTF-8, defaults left out where the struct says so.
+
+    `InvalidInput` if it holds NaN, an infinity, or a text that is not Unicode.
+    """
     plain = msgspec.to_builtins(value)
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    try:
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeError:
+        raise errors.InvalidInput("a text holds half a surrogate pair, which no encoding can write") from None
+    except ValueError as e:
+        raise errors.InvalidInput(f"a value cannot be written as JSON: {e}") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
