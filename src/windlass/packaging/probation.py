@@ -29,9 +29,10 @@ _MEMORY_FACTOR = 6  # of the package's bytes: the file, the parsed graph, prepac
 # These may be the machine's fault on a bad day: such a verdict is not kept.
 _TRANSIENT = ("time", "cpu", "SIGKILL")
 # Instruction sets that change which kernels a runtime picks, by their names in /proc/cpuinfo.
-_ISA = frozenset(
-    "sse4_2 avx avx2 fma f16c avx_vnni avx512f avx512bw avx512vl avx512_vnni avx512_bf16 avx512_fp16 amx_tile amx_int8 "
-    "amx_bf16 asimd asimddp asimdhp i8mm bf16 sve sve2".split()
+_ISA = (
+    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
 )
 
 
@@ -52,7 +53,7 @@ def run(
 
     A path is read where it lies; a package from elsewhere (the blob store) is first written beside the child.
     With `verdicts`, a folder, a known verdict is returned without starting a child, and a new one is kept.
-    `NotAllowed` if this machine cannot confine the child; `NotFound`, `CorruptPackage` if there is no readable manifest.
+    `NotAllowed` if this machine cannot confine the child; `NotFound` or `CorruptPackage` without a readable manifest.
     """
     opened = archive.open_path(package) if isinstance(package, Path) else package
     remembered = None if verdicts is None else known(opened, verdicts)
@@ -146,11 +147,12 @@ def _software() -> str:
 
 def _isa() -> str:
     """The machine and its instruction sets, from the first processor that Linux lists."""
-    features: set[str] = set()
+    features: list[str] = []
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as lines:
         for line in lines:
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features"):
-                features = _ISA.intersection(value.split())
+                present = value.split()
+                features = [feature for feature in _ISA if feature in present]
                 break
-    return " ".join([platform.machine(), *sorted(features)])
+    return " ".join([platform.machine(), *features])

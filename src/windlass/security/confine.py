@@ -92,16 +92,17 @@ def _limit(policy: Policy) -> None:
 
     RLIMIT_DATA, not RLIMIT_AS: torch and OpenBLAS reserve many times the address space that they ever touch.
     """
-    for kind, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_DATA, policy.memory),
-        (resource.RLIMIT_CPU, policy.cpu_s),
-        (resource.RLIMIT_FSIZE, policy.file_size),
-        (resource.RLIMIT_NOFILE, policy.open_files),
+    for kind, soft, hard in (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_DATA, policy.memory, policy.memory),
+        # The first says why (SIGXCPU), the second kills whoever does not hear it.
+        (resource.RLIMIT_CPU, policy.cpu_s, policy.cpu_s + 1),
+        (resource.RLIMIT_FSIZE, policy.file_size, policy.file_size),
+        (resource.RLIMIT_NOFILE, policy.open_files, policy.open_files),
     ):
-        _, hard = resource.getrlimit(kind)
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        _, present = resource.getrlimit(kind)
+        most = hard if present == resource.RLIM_INFINITY else min(hard, present)
+        resource.setrlimit(kind, (min(soft, most), most))
 
 
 def _new_namespaces() -> None:

@@ -242,15 +242,23 @@ def _excess(pid: int, scratch: Path, limits: Limits) -> str:
         return "memory"
     if "Threads" in facts and int(facts["Threads"][0]) > limits.threads:
         return "threads"
+    return "disk" if _overfull(scratch, limits.disk) else ""
+
+
+def _overfull(scratch: Path, limit: int) -> bool:
+    """Whether a folder holds more bytes or entries than allowed; the child changes it meanwhile."""
     count = size = 0
-    for folder, names, files in os.walk(scratch):
-        count += len(names) + len(files)
-        for name in files:
-            with contextlib.suppress(OSError):
-                size += os.lstat(Path(folder, name)).st_blocks * 512
-        if count > _MAX_FILES_IN_SCRATCH:
-            break
-    return "disk" if count > _MAX_FILES_IN_SCRATCH or size > limits.disk else ""
+    folders = [str(scratch)]
+    while folders:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                count += 1
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if count > _MAX_FILES_IN_SCRATCH or size > limit:
+                    return True
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+    return False
 
 
 def _verdict(report: int, stderr: bytes, killed_by: str) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ QUESTION = "question"
 ANSWER = "answer"
 
 
-def capture(plugin: str, source: Path, max_bytes: int) -> draft.Draft | exchange.Failure:
+def capture(plugin: str, source: Path, question: Path, max_bytes: int) -> draft.Draft | exchange.Failure:
     """The plugin's draft; whatever it raises becomes data."""
     try:
-        options = exchange.read_options(Path(QUESTION), max_bytes)
+        options = exchange.read_options(question, max_bytes)
         found: draft.Draft = plugins.load("capture", plugin).capture(source, options)
         return found
     except errors.WindlassError as e:
@@ -32,4 +32,6 @@ def capture(plugin: str, source: Path, max_bytes: int) -> draft.Draft | exchange
 
 
 if __name__ == "__main__":
-    exchange.write_answer(Path(ANSWER), capture(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])))
+    scratch = Path.cwd()  # now: what is read may change folders
+    answer = capture(sys.argv[1], Path(sys.argv[2]), scratch / QUESTION, int(sys.argv[3]))
+    exchange.write_answer(scratch / ANSWER, answer)
