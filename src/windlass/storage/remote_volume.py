@@ -6,6 +6,7 @@ returns. Must never list to decide whether a key exists: listings may lag behind
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -52,19 +53,19 @@ class RemoteVolume:
 
     @_reached
     def create(self, key: str, chunks: Iterable[volume.Buffer]) -> None:
-        """Write a key whole; the upload is committed after its last chunk was read without an error."""
+        """Write a key; an upload that fails is removed again."""
         path = f"{self._root}/{key}"
         if self._files.exists(path):
             return
-        file = self._files.open(path, "wb", autocommit=False)
         try:
-            for chunk in chunks:
-                file.write(bytes(chunk))
-            file.close()
+            with self._files.open(path, "wb") as file:
+                for chunk in chunks:
+                    file.write(bytes(chunk))
         except BaseException:
-            file.discard()
+            # What a failed upload may have left would be found broken by its digest; it need not come to that.
+            with contextlib.suppress(OSError):
+                self._files.rm_file(path)
             raise
-        file.commit()
 
     def confirm(self, key: str) -> None:
         """Nothing to do: a key that can be read is durable."""
@@ -110,4 +111,4 @@ class RemoteVolume:
             yield str(path)[len(self._root) + 1 :]
 
     def sweep(self) -> None:
-        """Nothing to do: an upload that was not committed is no key."""
+        """Nothing to do: there are no temporary keys."""

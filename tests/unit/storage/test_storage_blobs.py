@@ -1,0 +1,427 @@
+"""storage/blobs.py and its volumes: what was acknowledged stays, what is read was hashed, a bad disk stops writes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from windlass import errors
+from windlass.storage import blobs, local_volume
+from windlass.types import manifest
+
+DATA = b"some bytes of a model"
+
+
+def digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def place(root: Path, data: bytes) -> Path:
+    name = hashlib.sha256(data).hexdigest()
+    return root / "sha256" / name[:2] / name
+
+
+@pytest.fixture(params=["path", "file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> blobs.BlobStore:
+    unique = secrets.token_hex(8)
+    roots = {"path": tmp_path / "s", "file": f"file://{tmp_path}/s", "memory": f"memory://{unique}/s"}
+    return blobs.BlobStore(roots[request.param])
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+class TestEveryVolume:
+    def test_bytes_come_back(self, store: blobs.BlobStore) -> None:
+        ref = store.put(DATA)
+        assert ref == manifest.BlobRef(digest(DATA), len(DATA))
+        assert bytes(store.read(ref)) == bytes(store.read(ref.digest)) == DATA
+        assert store.exists(ref.digest)
+        assert store.size(ref.digest) == len(DATA)
+        assert store.put(b"").size == 0
+        assert bytes(store.read(digest(b""))) == b""
+
+    def test_files_and_streams_and_views_are_the_same_blob(self, store: blobs.BlobStore, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(DATA)
+        ref = store.put(tmp_path / "file")
+        assert ref == store.put(io.BytesIO(DATA)) == store.put(memoryview(DATA)) == store.put(bytearray(DATA))
+        stream = io.BytesIO(b"head" + DATA)
+        stream.seek(4)
+        assert store.put(stream) == ref
+        assert list(store.digests()) == [ref.digest]
+
+    def test_a_file_that_changes_meanwhile_is_not_stored(self, store: blobs.BlobStore) -> None:
+        class Changing(io.BytesIO):
+            def seek(self, offset: int, whence: int = 0) -> int:
+                if offset == 0:
+                    self.getbuffer()[0] ^= 1
+                return super().seek(offset, whence)
+
+        with pytest.raises(errors.Conflict, match="changed while it was being stored"):
+            store.put(Changing(DATA))
+        assert list(store.digests()) == []
+
+    def test_what_is_not_there_is_not_found(self, store: blobs.BlobStore) -> None:
+        with pytest.raises(errors.NotFound, match="not in the store"):
+            store.read(digest(b"x"))
+        assert not store.exists(digest(b"x"))
+        assert store.size(digest(b"x")) is None
+        assert not any(act(digest(b"x")) for act in (store.trash, store.restore, store.delete))
+        assert not store.quarantine(digest(b"x"), "why")
+
+    @pytest.mark.threat("V4")
+    @pytest.mark.parametrize("name", ["", "x", "../x", "sha256:../../x", "sha256:" + "A" * 64, "sha256:" + "a" * 65])
+    def test_only_digests_are_names(self, store: blobs.BlobStore, name: str) -> None:
+        for act in (store.read, store.exists, store.trash, store.restore, store.delete):
+            with pytest.raises(errors.UsageError, match="is no digest"):
+                act(name)
+
+    def test_another_size_than_the_reference_says_is_corrupt(self, store: blobs.BlobStore) -> None:
+        ref = store.put(DATA)
+        with pytest.raises(errors.CorruptPackage, match="its size is not 3 bytes"):
+            store.read(manifest.BlobRef(ref.digest, 3))
+
+    def test_trash_and_back_and_gone(self, store: blobs.BlobStore) -> None:
+        ref = store.put(DATA)
+        assert store.trash(ref.digest)
+        assert not store.exists(ref.digest)
+        assert list(store.digests("trash")) == [ref.digest]
+        assert store.restore(ref.digest)
+        assert bytes(store.read(ref)) == DATA
+        assert store.trash(ref.digest)
+        assert store.delete(ref.digest)
+        assert list(store.digests("trash")) == []
+        assert not store.delete(ref.digest)
+
+    def test_quarantine_keeps_the_reason_and_makes_room(self, store: blobs.BlobStore) -> None:
+        ref = store.put(DATA)
+        assert store.quarantine(ref.digest, "it crashed the loader")
+        assert list(store.quarantined()) == [blobs.Finding(ref.digest, "it crashed the loader")]
+        with pytest.raises(errors.NotFound):
+            store.read(ref)
+        store.put(DATA)
+        assert store.quarantine(ref.digest, "it crashed again")
+        assert [finding.digest for finding in store.quarantined()] == [ref.digest]
+        assert store.delete(ref.digest)
+        assert list(store.quarantined()) == []
+
+
+class TestCorruption:
+    @pytest.mark.promise("P-60")
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: bytes([data[0] ^ 1]) + data[1:],
+            lambda data: data[:-1] + bytes([data[-1] ^ 0x80]),
+            lambda data: data[:-1],
+            lambda data: b"",
+            lambda data: data + b"\0",
+            lambda data: b"another blob's bytes!",
+        ],
+        ids=["flip-first", "flip-last", "truncate", "empty", "append", "swap"],
+    )
+    @pytest.mark.parametrize("found_by", ["read", "scrub", "put"])
+    def test_broken_bytes_are_found_and_quarantined(
+        self, tmp_path: Path, damage: Callable[[bytes], bytes], found_by: str
+    ) -> None:
+        store = blobs.BlobStore(tmp_path)
+        ref, other = store.put(DATA), store.put(b"fine")
+        overwrite(place(tmp_path, DATA), damage(DATA))
+        if found_by == "read":
+            with pytest.raises(errors.CorruptPackage, match="put into quarantine"):
+                store.read(ref)
+        elif found_by == "scrub":
+            assert [finding.digest for finding in store.scrub()] == [ref.digest]
+        else:
+            store.put(DATA)
+            assert bytes(store.read(ref)) == DATA
+        assert [finding.digest for finding in store.quarantined()] == [ref.digest]
+        assert store.exists(ref.digest) == (found_by == "put")
+        assert bytes(store.read(other)) == b"fine"
+        assert list(store.scrub()) == []
+
+    @pytest.mark.promise("P-60")
+    def test_large_blobs_are_mapped_and_every_region_is_hashed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(local_volume, "MAP_ABOVE", 1000)
+        data = os.urandom(5000)
+        store = blobs.BlobStore(tmp_path)
+        ref = store.put(data)
+        view = store.read(ref)
+        assert isinstance(view, memoryview)
+        assert view.readonly
+        assert view == data
+        for at in range(0, 5000, 499):
+            broken = bytearray(data)
+            broken[at] ^= 4
+            overwrite(place(tmp_path, data), bytes(broken))
+            with pytest.raises(errors.CorruptPackage):
+                store.read(ref)
+            assert store.put(data) == ref
+
+    @pytest.mark.threat("V16")
+    @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
+    def test_only_regular_files_are_blobs(self, tmp_path: Path, kind: str) -> None:
+        store = blobs.BlobStore(tmp_path / "s")
+        ref = store.put(DATA)
+        path = place(tmp_path / "s", DATA)
+        path.unlink()
+        if kind == "symlink":
+            (tmp_path / "outside").write_bytes(DATA)
+            path.symlink_to(tmp_path / "outside")
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+        with pytest.raises(errors.CorruptPackage):
+            store.read(ref)
+        assert not store.exists(ref.digest)
+
+    def test_a_store_that_cannot_be_written_still_refuses_broken_bytes(self, tmp_path: Path) -> None:
+        ref = blobs.BlobStore(tmp_path).put(DATA)
+        overwrite(place(tmp_path, DATA), b"broken")
+        store = blobs.BlobStore(tmp_path, operations=Failing("rename", 1, errno.EROFS))
+        with pytest.raises(errors.CorruptPackage):
+            store.read(ref)
+
+
+class Failing(local_volume.FileOperations):
+    """Fails the n-th operation (of one kind, or of all), and counts them. Writes half of what it was given first."""
+
+    def __init__(self, kind: str = "", at: int = 0, code: int = errno.EIO) -> None:
+        self.kind, self.at, self.code = kind, at, code
+        self.log: list[str] = []
+
+    def _step(self, kind: str) -> None:
+        self.log.append(kind)
+        count = self.log.count(kind) if self.kind else len(self.log)
+        if self.at == count and self.kind in ("", kind):
+            raise OSError(self.code, os.strerror(self.code))
+
+    def make_directory(self, path: Path) -> None:
+        self._step("make_directory")
+        super().make_directory(path)
+
+    def create(self, path: Path) -> int:
+        self._step("create")
+        return super().create(path)
+
+    def write(self, fd: int, data: blobs.Buffer) -> int:
+        self._step("write")
+        return super().write(fd, memoryview(data)[: max(1, len(data) // 2)])
+
+    def sync(self, fd: int) -> None:
+        self._step("sync")
+        super().sync(fd)
+
+    def link(self, source: Path, target: Path) -> None:
+        self._step("link")
+        super().link(source, target)
+
+    def rename(self, source: Path, target: Path) -> None:
+        self._step("rename")
+        super().rename(source, target)
+
+    def remove(self, path: Path) -> None:
+        self._step("remove")
+        super().remove(path)
+
+    def sync_directory(self, path: Path) -> None:
+        self._step("sync_directory")
+        super().sync_directory(path)
+
+
+def steps_of_a_put(root: Path) -> list[str]:
+    counted = Failing()
+    blobs.BlobStore(root, operations=counted).put(DATA)
+    return counted.log
+
+
+class TestFailingDisk:
+    def test_a_put_writes_syncs_links_and_syncs_the_directory(self, tmp_path: Path) -> None:
+        blobs.BlobStore(tmp_path).put(b"so that the directories are there")
+        steps = steps_of_a_put(tmp_path)
+        assert steps[-5:] == ["write", "sync", "link", "remove", "sync_directory"]
+        assert steps[-6] == "write", "a short write is continued"
+
+    @pytest.mark.promise("P-58")
+    def test_after_an_io_error_at_any_point_nothing_is_acknowledged(self, tmp_path: Path) -> None:
+        for at in range(1, len(steps_of_a_put(tmp_path / "count")) + 1):
+            root = tmp_path / str(at)
+            failing = Failing("", at, errno.EIO)
+            store = blobs.BlobStore(root, operations=failing)
+            with pytest.raises(errors.StoreReadOnly, match="read-only since"):
+                store.put(DATA)
+            assert store.read_only
+            before = len(failing.log)
+            for _ in range(2):
+                with pytest.raises(errors.StoreReadOnly, match="read-only since"):
+                    store.put(b"other")
+            assert len(failing.log) == before, "a disk that failed is not written again"
+            again = blobs.BlobStore(root)
+            assert list(again.scrub()) == []
+            assert bytes(again.read(again.put(DATA))) == DATA
+            assert list((root / "incoming").iterdir()) == []
+
+    @pytest.mark.promise("P-58")
+    @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EROFS])
+    @pytest.mark.parametrize("kind", ["sync", "sync_directory"])
+    def test_a_failed_fsync_is_never_retried(self, tmp_path: Path, kind: str, code: int) -> None:
+        first = blobs.BlobStore(tmp_path).put(b"first")
+        failing = Failing(kind, 1, code)
+        store = blobs.BlobStore(tmp_path, operations=failing)
+        with pytest.raises(errors.StoreReadOnly, match="fsync failed"):
+            store.put(DATA)
+        with pytest.raises(errors.StoreReadOnly, match="fsync failed"):
+            store.trash(first.digest)
+        assert failing.log.count(kind) == 1
+        assert not store.exists(digest(DATA)), "a name that may be lost is not left for a later put to find"
+        assert bytes(store.read(first)) == b"first"
+
+    @pytest.mark.promise("P-59")
+    @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+    def test_a_full_disk_fails_cleanly_and_works_again_with_space(self, tmp_path: Path, code: int) -> None:
+        steps = steps_of_a_put(tmp_path / "count")
+        points = [at for at, step in enumerate(steps, 1) if not step.startswith("sync")]
+        assert len(points) >= 6
+        for at in points:
+            store = blobs.BlobStore(tmp_path / str(at), operations=Failing("", at, code))
+            with pytest.raises(errors.Unavailable, match="disk of the blob store is full") as caught:
+                store.put(DATA)
+            assert not isinstance(caught.value, errors.StoreReadOnly)
+            assert not store.read_only
+            assert bytes(store.read(store.put(DATA))) == DATA
+            assert list(store.scrub()) == []
+
+    @pytest.mark.promise("P-58")
+    @pytest.mark.parametrize("kind", ["make_directory", "rename", "sync_directory"])
+    def test_an_io_error_while_moving_loses_nothing(self, tmp_path: Path, kind: str) -> None:
+        ref = blobs.BlobStore(tmp_path).put(DATA)
+        store = blobs.BlobStore(tmp_path, operations=Failing(kind, 1))
+        with pytest.raises(errors.StoreReadOnly):
+            store.trash(ref.digest)
+        again = blobs.BlobStore(tmp_path)
+        again.restore(ref.digest)
+        assert bytes(again.read(ref)) == DATA
+
+    def test_bytes_that_are_there_are_made_durable_before_they_are_acknowledged(self, tmp_path: Path) -> None:
+        """Another writer may have linked them a moment ago and not yet synced the directory."""
+        blobs.BlobStore(tmp_path).put(DATA)
+        assert steps_of_a_put(tmp_path) == ["sync_directory"]
+
+    def test_two_writers_of_the_same_bytes_both_succeed(self, tmp_path: Path) -> None:
+        class Raced(local_volume.FileOperations):
+            def link(self, source: Path, target: Path) -> None:
+                blobs.BlobStore(tmp_path).put(DATA)
+                super().link(source, target)
+
+        ref = blobs.BlobStore(tmp_path, operations=Raced()).put(DATA)
+        assert bytes(blobs.BlobStore(tmp_path).read(ref)) == DATA
+        assert place(tmp_path, DATA).stat().st_nlink == 1
+
+    def test_a_scrub_removes_what_a_dead_writer_left_and_spares_a_live_one(self, tmp_path: Path) -> None:
+        store = blobs.BlobStore(tmp_path)
+        store.put(DATA)
+        (tmp_path / "incoming" / "dead").write_bytes(b"half")
+
+        class Slow(io.BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                if self.tell() == 0 and self.seen:
+                    assert list(store.scrub()) == []
+                self.seen = True
+                return super().read(size)
+
+            seen = False
+
+        ref = store.put(Slow(b"alive"))
+        assert bytes(store.read(ref)) == b"alive"
+        assert list((tmp_path / "incoming").iterdir()) == []
+
+    def test_stored_files_cannot_be_changed_by_accident(self, tmp_path: Path) -> None:
+        blobs.BlobStore(tmp_path / "s").put(DATA)
+        assert place(tmp_path / "s", DATA).stat().st_mode & 0o333 == 0
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Any sequence of operations agrees with three dictionaries."""
+
+    CONTENTS = st.sampled_from([b"", b"a", b"bb", b"ccc"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = blobs.BlobStore(f"memory://{secrets.token_hex(8)}")
+        self.live: set[bytes] = set()
+        self.trashed: set[bytes] = set()
+        self.quarantined: set[bytes] = set()
+
+    @rule(data=CONTENTS)
+    def put(self, data: bytes) -> None:
+        self.store.put(data)
+        self.live.add(data)
+
+    @rule(data=CONTENTS)
+    def trash(self, data: bytes) -> None:
+        assert self.store.trash(digest(data)) == (data in self.live)
+        if data in self.live:
+            self.live.remove(data)
+            self.trashed.add(data)
+
+    @rule(data=CONTENTS)
+    def restore(self, data: bytes) -> None:
+        assert self.store.restore(digest(data)) == (data in self.trashed)
+        if data in self.trashed:
+            self.trashed.remove(data)
+            self.live.add(data)
+
+    @rule(data=CONTENTS)
+    def quarantine(self, data: bytes) -> None:
+        assert self.store.quarantine(digest(data), "why") == (data in self.live)
+        if data in self.live:
+            self.live.remove(data)
+            self.quarantined.add(data)
+
+    @rule(data=CONTENTS)
+    def delete(self, data: bytes) -> None:
+        places = (self.live, self.trashed, self.quarantined)
+        assert self.store.delete(digest(data)) == any(data in held for held in places)
+        for held in places:
+            held.discard(data)
+
+    @invariant()
+    def agrees(self) -> None:
+        assert set(self.store.digests()) == {digest(data) for data in self.live}
+        assert set(self.store.digests("trash")) == {digest(data) for data in self.trashed}
+        assert {finding.digest for finding in self.store.quarantined()} == {digest(data) for data in self.quarantined}
+        assert all(bytes(self.store.read(digest(data))) == data for data in self.live)
+
+
+TestStoreMachine = StoreMachine.TestCase
+TestStoreMachine.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+
+
+def names(root: Path) -> Iterator[str]:
+    return (str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_the_layout_is_documented_and_stays(tmp_path: Path) -> None:
+    store = blobs.BlobStore(tmp_path)
+    a, b, c = (hashlib.sha256(data).hexdigest() for data in (b"a", b"b", b"c"))
+    for data in (b"a", b"b", b"c"):
+        store.put(data)
+    store.trash(f"sha256:{b}")
+    store.quarantine(f"sha256:{c}", "why")
+    assert set(names(tmp_path)) == {f"sha256/{a[:2]}/{a}", f"trash/{b}", f"quarantine/{c}", f"quarantine/{c}.reason"}
