@@ -44,27 +44,20 @@ class Peer(Protocol):
 
 
 class Exchange:
-    """A request under way. `complete` is called when its last byte is there."""
+    """A request under way. `complete` is called when its last byte is there.
 
-    __slots__ = (
-        "_body",
-        "_call",
-        "_connection",
-        "_head",
-        "_headers",
-        "_lines",
-        "_listener",
-        "_method",
-        "_size",
-        "_target",
-        "answered",
-        "arrived",
-        "keep_alive",
-        "permit",
-        "refused",
-        "request_id",
-        "response",
-    )
+    The defaults are the class's, not slots: most requests never set most of them.
+    """
+
+    permit: door.Permit | None = None
+    response: bytes | None = None
+    answered = False
+    refused = False
+    arrived = 0.0
+    _head: base.Head | None = None
+    _body: bytes | bytearray = b""
+    _size = 0
+    _call: inference.Call | None = None
 
     def __init__(
         self,
@@ -73,27 +66,19 @@ class Exchange:
         method: bytes,
         target: bytes,
         headers: dict[bytes, bytes],
-        *,
         keep_alive: bool,
         lines: bytes,
     ) -> None:
+        """`lines` are header lines for the response, each with its line end."""
         self.keep_alive = keep_alive
-        self.permit: door.Permit | None = None
-        self.request_id = context.request_id(headers.get(b"x-request-id"))
-        self.response: bytes | None = None
-        self.answered = False
-        self.refused = False
-        self.arrived = 0.0
         self._connection = connection
         self._listener = context
         self._method = method
         self._target = target
         self._headers = headers
         self._lines = lines
-        self._head: base.Head | None = None
-        self._body: bytes | bytearray = b""
-        self._size = 0
-        self._call: inference.Call | None = None
+        given = headers.get(b"x-request-id")
+        self.request_id = context.new_id() if given is None else context.request_id(given)
 
     def admit(self) -> None:
         """Ask the door; a refusal is answered at once and the body is thrown away."""
@@ -126,21 +111,19 @@ class Exchange:
 
     def receive(self, data: bytes) -> None:
         """Keep a part of the body, or throw it away after a refusal."""
-        self._size += len(data)
-        if self.refused:
+        permit = self.permit
+        if self.refused or permit is None:
             return
-        if self._size > self._limit():
+        self._size += len(data)
+        if self._size > permit.max_body:
             self.keep_alive = False
-            self.refuse(errors.PayloadTooLarge(f"the body has more than the {self._limit()} bytes accepted"))
+            self.refuse(errors.PayloadTooLarge(f"the body has more than the {permit.max_body} bytes accepted"))
         elif not self._body:
             self._body = data
         else:
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += data
-
-    def _limit(self) -> int:
-        return 0 if self.permit is None else self.permit.max_body
 
     def complete(self, now: float) -> None:
         """The last byte is there: decode and ask."""
@@ -154,21 +137,24 @@ class Exchange:
         )
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         self._body = b""
-        encoding = self._headers.get(b"content-encoding")
         try:
-            if encoding is not None:
-                if len(body) > responses.INLINE_BYTES:
-                    limit = permit.max_body
-                    self._elsewhere(
-                        lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
-                    )
-                    return
-                body = responses.decompress(body, encoding, permit.max_body)
-            self._decode(head, body)
+            if b"content-encoding" in self._headers:
+                self._decompress(head, body, permit.max_body)
+            else:
+                self._decode(head, body)
         except errors.WindlassError as e:
             self.fail(e)
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
             self.fail(self._unexpected(e))
+
+    def _decompress(self, head: base.Head, body: bytes, limit: int) -> None:
+        encoding = self._headers[b"content-encoding"]
+        if len(body) > responses.INLINE_BYTES:
+            self._elsewhere(
+                lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
+            )
+        else:
+            self._decode(head, responses.decompress(body, encoding, limit))
 
     def _decode(self, head: base.Head, body: bytes) -> None:
         permit = self.permit
@@ -288,25 +274,25 @@ class Exchange:
         if permit is None or permit.view is None or self.answered:
             return
         view = permit.view
-        series = self._listener.counters.requests_of(view.name, view.version, permit.match.protocol.name)
+        context = self._listener
+        series = context.counters.requests_of(view.name, view.version, permit.match.protocol.name)
         series.outcomes[outcome] += 1
         if outcome == counters.OK:
-            series.latency.observe(self._listener.clock() - self.arrived)
-        self._listener.door.in_flight -= 1
+            series.latency.observe(context.clock() - self.arrived)
+        context.door.in_flight -= 1
         view.lease.release()
 
     def _send(self, answer: base.Answer, extra: bytes) -> None:
         self.answered = True
         self._call = None
-        context = self._listener
-        if len(answer.body) >= responses.COMPRESS_FROM:
-            encoding = responses.acceptable_encoding(self._headers)
+        if len(answer.body) >= responses.COMPRESS_FROM and b"accept-encoding" in self._headers:
+            encoding = responses.acceptable_encoding(self._headers[b"accept-encoding"])
+            if encoding is not None and len(answer.body) > responses.INLINE_BYTES:
+                context, write = self._listener, self._write
+                future = context.executor_submit(lambda: responses.compress(answer, encoding))
+                future.add_done_callback(lambda f: context.loop.call_soon_threadsafe(write, f.result(), extra))
+                return
             if encoding is not None:
-                if len(answer.body) > responses.INLINE_BYTES:
-                    future = context.executor_submit(lambda: responses.compress(answer, encoding))
-                    write = self._write
-                    future.add_done_callback(lambda f: context.loop.call_soon_threadsafe(write, f.result(), extra))
-                    return
                 answer = responses.compress(answer, encoding)
         self._write(answer, extra)
 
@@ -316,13 +302,9 @@ class Exchange:
             context.access_log(self._method, self._target, self._connection.peer, self.request_id, answer.status)
         if context.draining:
             self.keep_alive = False
-        data = context.writer.response(
-            answer,
-            self.request_id,
-            close=not self.keep_alive,
-            extra=extra + self._lines,
-            head=self._method == b"HEAD",
-        )
+        if self._lines:
+            extra += self._lines
+        data = context.writer.response(answer, self.request_id, extra, not self.keep_alive, self._method == b"HEAD")
         self._connection.send(self, data)
 
 

@@ -21,6 +21,16 @@ _LINGER_S = 2.0
 IDLE, HEADERS, BODY, LINGER = range(4)
 
 
+def _joined(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers that come more than once as one value, in order."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        key = name.lower()
+        between = b"; " if key == b"cookie" else b", "
+        headers[key] = headers[key] + between + value if key in headers else value
+    return headers
+
+
 class Connection(asyncio.Protocol):
     """One peer. `phase` is what is waited for, `since` since when."""
 
@@ -28,13 +38,15 @@ class Connection(asyncio.Protocol):
         self.peer = ""
         self._listener = context
         self._limits = context.limits
+        # A header line takes four bytes at least, so fewer bytes than this can break neither limit.
+        self._small = min(context.limits.max_header_bytes, 4 * context.limits.max_headers)
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._target = b""
-        self._headers: dict[bytes, bytes] = {}
-        self._header_bytes = 0
-        self._header_count = 0
+        self._fields: list[tuple[bytes, bytes]] = []
+        # Bytes of a request whose headers are not complete; and whether what came is enough to break a limit.
         self._partial = 0
+        self._suspect = False
         self._current: exchange.Exchange | None = None
         self._pipeline: collections.deque[exchange.Exchange] = collections.deque()
         self._in_message = False
@@ -72,6 +84,7 @@ class Connection(asyncio.Protocol):
         if self._phase == LINGER:
             return
         self._now = now = self._listener.clock()
+        self._suspect = self._partial + len(data) > self._small
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as e:
@@ -87,7 +100,11 @@ class Connection(asyncio.Protocol):
         if not self._in_message:
             self._phase = IDLE
             self._since = now
-        elif self._current is None:
+        elif self._current is not None:
+            if self._phase != BODY:
+                self._phase = BODY
+                self._since = now
+        else:
             self._partial += len(data)
             if self._partial > self._limits.max_header_bytes:
                 self._malformed(errors.HeadersTooLarge("the request line and headers are too large"))
@@ -114,55 +131,46 @@ class Connection(asyncio.Protocol):
 
     # the parser's side
 
-    def on_message_begin(self) -> None:
-        """A request begins."""
-        self._in_message = True
-        self._target = b""
-        self._headers = {}
-        self._header_bytes = self._header_count = self._partial = self._body_bytes = 0
-
     def on_url(self, url: bytes) -> None:
-        """A part of the request target."""
-        self._target += url
-        self._header_bytes += len(url)
+        """The request target, or a further part of it; its first part begins the request."""
+        if self._in_message:
+            self._target += url
+            return
+        self._in_message = True
+        self._target = url
+        self._fields = []
+        self._partial = self._body_bytes = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header."""
-        self._header_bytes += len(name) + len(value) + 4
-        self._header_count += 1
-        if self._header_bytes > self._limits.max_header_bytes or self._header_count > self._limits.max_headers:
-            return
-        name = name.lower()
-        headers = self._headers
-        if name in headers:
-            headers[name] = headers[name] + (b"; " if name == b"cookie" else b", ") + value
-        else:
-            headers[name] = value
+        self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Ask the door."""
-        parser, headers = self._parser, self._headers
+        parser, fields = self._parser, self._fields
+        headers = {name.lower(): value for name, value in fields}
+        if len(headers) != len(fields):
+            headers = _joined(fields)
+        keep_alive = parser.should_keep_alive()
+        # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
+        told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
         current = exchange.Exchange(
-            self,
-            self._listener,
-            parser.get_method(),
-            self._target,
-            headers,
-            keep_alive=parser.should_keep_alive(),
-            lines=_KEEP_ALIVE if parser.get_http_version() == "1.0" and parser.should_keep_alive() else b"",
+            self, self._listener, parser.get_method(), self._target, headers, keep_alive, _KEEP_ALIVE if told else b""
         )
         self._current = current
-        self._pipeline.append(current)
-        if self._header_bytes > self._limits.max_header_bytes or self._header_count > self._limits.max_headers:
+        pipeline = self._pipeline
+        pipeline.append(current)
+        if self._suspect and self._too_large():
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
             return
         current.admit()
-        if not current.refused and (b"content-length" in headers or b"transfer-encoding" in headers):
-            self._phase = BODY
-            self._since = self._now
-        if len(self._pipeline) >= _MAX_PIPELINED:
+        if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
+
+    def _too_large(self) -> bool:
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
+        return size > self._limits.max_header_bytes or len(self._fields) > self._limits.max_headers
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
@@ -258,7 +266,13 @@ class Connection(asyncio.Protocol):
                 return
         else:
             current = exchange.Exchange(
-                self, self._listener, b"GET", self._target or b"/", {}, keep_alive=False, lines=b""
+                self,
+                self._listener,
+                b"GET",
+                self._target or b"/",
+                {},
+                False,  # noqa: FBT003
+                b"",
             )
             self._pipeline.append(current)
         current.keep_alive = False

@@ -61,7 +61,7 @@ class Listener:
         self.connections: set[Sweepable] = set()
         self.draining = False
         self._executor = executor
-        self._prefix = secrets.token_hex(6)
+        self._prefix = secrets.token_hex(6) + "-"
         self._ids = itertools.count()
         self._by_segment: dict[str, base.ServerProtocol] = {}
         for protocol in door.table.protocols:
@@ -70,11 +70,13 @@ class Listener:
         self._fallback = door.table.protocols[-1]
         self._sweep()
 
-    def request_id(self, given: bytes | None) -> str:
+    def new_id(self) -> str:
+        """A request id that no other request of this process has."""
+        return f"{self._prefix}{next(self._ids):x}"
+
+    def request_id(self, given: bytes) -> str:
         """The caller's id if it is short and plain, else a new one."""
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given.decode()
-        return f"{self._prefix}-{next(self._ids):x}"
+        return given.decode() if _REQUEST_ID.fullmatch(given) else self.new_id()
 
     def protocol_of(self, target: bytes) -> base.ServerProtocol:
         """The protocol in whose shape an error is told when no route was found: by the path's first segment."""

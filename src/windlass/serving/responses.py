@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import email.utils
 import zlib
-from collections.abc import Mapping
 
 from windlass import errors
 from windlass.protocols import base
@@ -33,19 +32,28 @@ class Writer:
         self._heads.clear()
 
     def response(
-        self, answer: base.Answer, request_id: str, *, close: bool, extra: bytes = b"", head: bool = False
+        self,
+        answer: base.Answer,
+        request_id: str,
+        extra: bytes,
+        close: bool,
+        head: bool,
     ) -> bytes:
         """The whole response. `extra` are further header lines, each with its line end; `head` leaves the body out."""
-        status = answer.status or statuses.OK
-        start = self._heads.get((status, answer.content_type))
+        body, content_type, status, headers = answer
+        if status is None:
+            status = statuses.OK
+        start = self._heads.get((status, content_type))
         if start is None:
-            start = self._start(status, answer.content_type)
-        for name, value in answer.headers:
+            start = self._start(status, content_type)
+        for name, value in headers:
             extra += b"%b: %b\r\n" % (name, value)
         if close:
             extra += b"connection: close\r\n"
-        body = b"" if head else answer.body
-        return b"%b%d\r\nx-request-id: %b\r\n%b\r\n%b" % (start, len(answer.body), request_id.encode(), extra, body)
+        size = len(body)
+        if head:
+            body = b""
+        return b"%b%d\r\nx-request-id: %b\r\n%b\r\n%b" % (start, size, request_id.encode(), extra, body)
 
     def _start(self, status: int, content_type: bytes) -> bytes:
         if len(self._heads) >= _HEADS:
@@ -80,11 +88,8 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
     return data
 
 
-def acceptable_encoding(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """The encoding to answer in, if the caller accepts one that is done here."""
-    accepted = headers.get(b"accept-encoding")
-    if accepted is None:
-        return None
+def acceptable_encoding(accepted: bytes) -> bytes | None:
+    """The encoding to answer in, if the caller's Accept-Encoding has one that is done here."""
     names = {part.partition(b";")[0].strip() for part in accepted.lower().split(b",") if b"q=0" not in part}
     return next((name for name in _WBITS if name in names), None)
 
