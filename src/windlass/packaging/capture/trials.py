@@ -218,14 +218,15 @@ class _Recorder:
         self._missing(few)
 
     def _missing(self, few: tensor.Tensors) -> None:
-        """NaN in: if the original answers with NaN it takes no missing values, and the signature will say so."""
+        """NaN in: where no finite number comes out, missing values are not taken, and the signature will say so."""
         floats = [n for n, a in few.items() if a.dtype.kind == "f" and a.size]
         for name in floats:
             holed = few[name].copy()
             holed.reshape(len(holed) if holed.ndim else 1, -1)[0, 0] = np.nan
             inputs = {**few, name: holed}
             answer = self._quietly(inputs)
-            if answer is not None and all(np.isfinite(a).all() for a in answer.values() if a.dtype.kind == "f"):
+            scores = [a for a in (answer or {}).values() if a.dtype.kind == "f"]
+            if answer is not None and scores and all(np.isfinite(a).all() for a in scores):
                 self.trials.append(draft.Trial(f"missing value in {name}", inputs, answer))
                 continue
             kept = tuple(
@@ -238,7 +239,7 @@ class _Recorder:
         for row in range(len(next(iter(few.values())))):
             alone = self.run(_rows(few, range(row, row + 1)))
             for name, array in together.items():
-                if not _near(alone[name][0], array[row]):
+                if not _near(alone[name], array[row : row + 1]):
                     raise errors.CaptureFailed(
                         f"the answer for a row (output '{name}') changes with the rows beside it in the batch: "
                         "requests of different callers could not share a run.",
