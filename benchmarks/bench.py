@@ -1,0 +1,237 @@
+"""Measures Windlass beside its peers and the machine's limits; writes RESULTS.md and the raw figures.
+
+Started by `benchmarks/run` (`make bench`). Everything is a ratio within one run on one machine; rounds are interleaved
+(A B A B), each server starts afresh in each round, on one core, the load comes from another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import load
+import models
+import numpy as np
+import onnxruntime
+import ours
+import report
+import servers
+
+MODELS = ours.FOLDER / "models"
+RESULTS = Path(__file__).parent / "results"
+CLOSED_LOOPS = (1, 16, 64)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a bar needs measured: servers on a model, at these numbers of connections, beside the limit or not."""
+
+    model: str
+    servers: tuple[str, ...]
+    connections: tuple[int, ...]
+    limit: tuple[int, ...] = ()
+    binary: bool = False
+    longer: float = 1.0
+
+
+PLANS: dict[str, tuple[Plan, ...]] = {
+    "S1": (Plan("mlp", ("windlass", "fastapi"), CLOSED_LOOPS),),
+    "S2": (Plan("mlp", ("windlass", "litserve", "mlserver", "bentoml"), CLOSED_LOOPS),),
+    "S4": (Plan("mlp", ("windlass", "fastapi"), (1,)),),
+    "wide": (Plan("wide", ("windlass", "fastapi"), (16, 64), limit=(1, 8, 32, 64)),),
+    "S6": (
+        Plan("minilm", ("windlass",), (32,), limit=(1, 2, 4, 8, 16, 32), longer=2),
+        Plan("resnet", ("windlass",), (16,), limit=(1, 2, 4, 8), binary=True, longer=2),
+    ),
+    "S10": (Plan("mlp", ("windlass",), ()),),
+    "S11": (Plan("mlp", ("windlass",), ()),),
+}
+
+
+@dataclass
+class Measured:
+    """All that one run of the benchmarks has found."""
+
+    samples: list[load.Sample] = field(default_factory=list)
+    limits: list[dict[str, Any]] = field(default_factory=list)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def merged(bars: list[str]) -> list[Plan]:
+    """The plans of all bars, each model measured once with all that any bar needs of it."""
+    found: dict[str, Plan] = {}
+    for plan in (plan for bar in bars for plan in PLANS[bar]):
+        known = found.get(plan.model, plan)
+        found[plan.model] = Plan(
+            plan.model,
+            tuple(dict.fromkeys(known.servers + plan.servers)),
+            tuple(sorted({*known.connections, *plan.connections})),
+            known.limit or plan.limit,
+            plan.binary,
+            plan.longer,
+        )
+    return list(found.values())
+
+
+def say(text: str) -> None:
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def measure_limit(plan: Plan, onnx: Path, seconds: float, turn: int) -> dict[str, Any]:
+    """onnxruntime alone, in a process on the server's core."""
+    each = seconds * plan.longer / len(plan.limit)
+    done = subprocess.run(
+        [
+            "taskset",
+            "-c",
+            str(load.SERVER_CORE),
+            sys.executable,
+            str(Path(__file__).parent / "limits.py"),
+            str(onnx),
+            plan.model,
+            str(each),
+            *map(str, plan.limit),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return {"model": plan.model, "round": turn, **json.loads(done.stdout)}
+
+
+def prepared(plan: Plan, missing: dict[str, str]) -> Iterator[tuple[servers.Server, Path, load.Request, np.ndarray]]:
+    """Each server of a plan that is here, with its request and the right answer."""
+    model = models.MODELS[plan.model]
+    onnx = models.export(model, MODELS)
+    row = model.row()
+    expected = onnxruntime.InferenceSession(str(onnx)).run(None, row)[0].ravel()
+    request = (load.binary_request if plan.binary else load.json_request)(row)
+    for name in plan.servers:
+        why = "" if name == "windlass" else servers.why_missing(name)
+        if why:
+            missing[name] = why
+            continue
+        server = ours.server(model, onnx) if name == "windlass" else servers.PEERS[name]
+        yield server, onnx, request.along(server.headers), expected
+
+
+def measure_round(plan: Plan, seconds: float, turn: int, found: Measured) -> None:
+    """One round: every server of the plan once, and the limit once."""
+    if plan.limit:
+        say(f"round {turn}, {plan.model}: the limit")
+        found.limits.append(measure_limit(plan, models.export(models.MODELS[plan.model], MODELS), seconds, turn))
+    for server, onnx, request, expected in prepared(plan, found.missing):
+        with servers.running(server, onnx, request, expected) as alive:
+            # What an idle server weighs is read a moment after its first answer.
+            time.sleep(1)
+            found.starts.append(
+                {
+                    "server": server.name,
+                    "model": plan.model,
+                    "round": turn,
+                    "start_s": alive.start_s,
+                    "pss_mb": alive.pss_mb(),
+                }
+            )
+            for connections in plan.connections:
+                sample = load.measure(
+                    server.name, plan.model, alive.url, request, connections, seconds * plan.longer, turn
+                )
+                found.samples.append(sample)
+                say(f"round {turn}, {plan.model}: {server.name} c={connections}: {sample.rate:,.0f}/s")
+
+
+def machine() -> dict[str, Any]:
+    """Where this was measured."""
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) * 1024
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What was measured: our commit, and each peer's libraries."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=servers.ROOT, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    found = {"windlass": f"{_installed(sys.executable, ['windlass', 'onnxruntime', 'numpy'])} ({commit})"}
+    for peer in servers.PEERS:
+        if not servers.why_missing(peer):
+            lines = (servers.ROOT / "benchmarks" / "peers" / peer / "requirements.txt").read_text().split()
+            python = str(servers.ROOT / ".venvs" / peer / "bin" / "python")
+            found[peer] = _installed(python, [line.partition("==")[0].partition("[")[0] for line in lines])
+    wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    return {**found, "wrk": wrk.partition(" Copyright")[0].strip()}
+
+
+def _installed(python: str, names: list[str]) -> str:
+    program = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    return subprocess.run([python, "-c", program, *names], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), help="the bars to measure")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3 or more for a result)")
+    parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")
+    parser.add_argument("--dry", action="store_true", help="print the report, write nothing")
+    options = parser.parse_args()
+    if (os.cpu_count() or 1) < 2:
+        say("a server and its load need a core each: this machine has one")
+        return 1
+    about = {"date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"), "machine": machine()}
+    about |= {"versions": versions(), "bars": options.only, "rounds": options.rounds, "seconds": options.seconds}
+    found = Measured()
+    plans = merged(options.only)
+    # Packages, exports and probation come before the first round, so that no round starts with a cold one.
+    for plan in plans:
+        for server, onnx, request, expected in prepared(plan, found.missing):
+            if server.name == "windlass":
+                with servers.running(server, onnx, request, expected):
+                    say(f"{plan.model}: ready")
+    for turn in range(1, options.rounds + 1):
+        for plan in plans:
+            measure_round(plan, options.seconds, turn, found)
+    statistics_of = {
+        **about,
+        "samples": [sample.plain() for sample in found.samples],
+        "limits": found.limits,
+        "starts": found.starts,
+        "missing": found.missing,
+    }
+    text, kept = report.write(statistics_of, {name: model.title for name, model in models.MODELS.items()})
+    if not options.dry:
+        RESULTS.mkdir(exist_ok=True)
+        stamp = about["date"].replace(" UTC", "").replace(" ", "T").replace(":", "")
+        (RESULTS / f"{stamp}.json").write_text(json.dumps(statistics_of, indent=1) + "\n")
+        (RESULTS.parent / "RESULTS.md").write_text(text)
+    print(text)
+    return 0 if kept else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
