@@ -1,7 +1,7 @@
-"""Whether a package computes what its original framework computed: every trial of the draft, through the package.
+"""Whether an exported model computes what its original framework computed: every trial of the draft, run again.
 
-Called by `package.py` after the build, with the session that serving would use, so at production's optimization level.
-Must never widen a tolerance or leave a trial out to get a pass.
+Called by `package.py` before the build, with the model loaded by the runtime as serving loads it, so at production's
+optimization level. Must never widen a tolerance or leave a trial out to get a pass.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from windlass import errors
-from windlass.packaging import draft, golden, session
-from windlass.types import evidence, tensor
+from windlass.packaging import draft, golden
+from windlass.runtimes import base
+from windlass.types import contract, manifest, tensor
 
 # Trees are compared on this many rows at least: a threshold that was rounded flips few of them.
 LEAST_TREE_ROWS = 1000
@@ -24,8 +25,8 @@ _SHOWN = 4
 _ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
 
 
-def check(ready: session.Session, tried: draft.Draft) -> evidence.Evidence:
-    """The evidence that all trials agree; `GateRefused` with the worst input, both outputs and the tolerance.
+def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
+    """The statistics of trials that all agree; `GateRefused` with the worst input, both outputs and the tolerance.
 
     They agree where |ours - theirs| <= rtol * |theirs| + atol * max|theirs| per output; integers, booleans and text
     must be equal, NaN and infinities in the same places.
@@ -37,10 +38,14 @@ def check(ready: session.Session, tried: draft.Draft) -> evidence.Evidence:
         raise errors.GateRefused(
             f"{rows} rows were tried: trees are compared on {LEAST_TREE_ROWS} at least, with rows near the splits."
         )
+    limits = manifest.Limits(max_batch=tried.max_batch)
+    accepts = contract.Contract(tried.signature, max_rows=limits.max_batch, max_elements=limits.max_elements)
     differences: dict[str, dict[str, float]] = {}
     for trial in tried.trials:
         try:
-            outputs = ready.run(trial.inputs)
+            # What serving would refuse proves nothing.
+            accepts.check(trial.inputs)
+            outputs = model.run(trial.inputs, accepts.output_names)
         except errors.WindlassError as e:
             raise errors.GateRefused(f"parity: the package fails on '{trial.name}': {e.message}", hint=e.hint) from None
         worst = golden.worst(outputs, trial.outputs, tried.rtol, tried.atol)
@@ -48,7 +53,7 @@ def check(ready: session.Session, tried: draft.Draft) -> evidence.Evidence:
             raise _refused(trial, outputs, worst, tried)
         for name, theirs in trial.outputs.items():
             _widen(differences.setdefault(name, {"absolute": 0.0, "relative": 0.0}), outputs[name], theirs)
-    statistics: dict[str, Any] = {
+    return {
         "rows": rows,
         "trials": [trial.name for trial in tried.trials],
         "batch_sizes": sorted({_rows(trial.inputs, tried) for trial in tried.trials}),
@@ -60,7 +65,6 @@ def check(ready: session.Session, tried: draft.Draft) -> evidence.Evidence:
         "isa": isa(),
         "versions": {name: importlib.metadata.version(name) for name in ("windlass", "numpy", "onnxruntime")},
     }
-    return evidence.Evidence(ready.package.digest, "parity", "passed", statistics)
 
 
 def isa() -> list[str]:

@@ -17,9 +17,13 @@ Files: TypeAlias = Mapping[str, bytes | memoryview]
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to run: `threads` inside one run (0: the runtime's default)."""
+    """How to run: `threads` inside one run (0: the runtime's default).
+
+    `optimize` False runs the model as it is written, which is what an optimized run is compared with.
+    """
 
     threads: int = 1
+    optimize: bool = True
 
 
 class LoadedModel(Protocol):

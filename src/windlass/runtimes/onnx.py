@@ -86,6 +86,8 @@ class OnnxRuntime:
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = _FATAL
+        if not options.optimize:
+            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Idle threads must not spin: the event loop shares these cores.
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         external = [name for name in files if name != MODEL_FILE]

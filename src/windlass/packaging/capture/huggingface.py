@@ -55,8 +55,7 @@ class HuggingFace:
         # PyTorch and transformers take seconds to import; whether a source is ours is asked more often than it is.
         from windlass.packaging.capture import torch_onnx, torch_original, torch_text
 
-        model = torch_text.load(folder.path, classifies=folder.classifies)
-        model, notes = torch_original.ready(model)
+        model, notes = torch_original.ready(_load(folder))
         longest = torch_text.longest(model, folder.config)
         tokenizer = _tokenizer(folder, torch_text.inputs(model), longest)
         example, synthetic, edges = _example(tokenizer, options)
@@ -140,6 +139,30 @@ def _poolings(config: dict[str, Any]) -> tuple[str, ...]:
     return tuple("mean_sqrt_len" if mode == "mean_sqrt_len_tokens" else mode for mode in modes)
 
 
+def _load(folder: Folder) -> Any:
+    """The model, from safetensors and by an architecture of transformers' own; `CaptureFailed` otherwise."""
+    import transformers
+
+    from windlass.packaging.capture import torch_original
+
+    kind = transformers.AutoModelForSequenceClassification if folder.classifies else transformers.AutoModel
+    with torch_original.quiet():
+        try:
+            return kind.from_pretrained(
+                str(folder.path),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                # The plain form of attention exports to operators that onnxruntime fuses.
+                attn_implementation="eager",
+            ).eval()
+        except Exception as e:  # noqa: BLE001 - transformers raises many kinds
+            raise errors.CaptureFailed(
+                f"transformers cannot load '{folder.path.name}': {torch_original.first_line(e)}.",
+                hint="Is the folder what save_pretrained wrote, and the architecture one of transformers' own?",
+            ) from None
+
+
 def _tokenizer(folder: Folder, inputs: tuple[str, ...], longest: int | None) -> draft.TransformDraft:
     file = folder.path / "tokenizer.json"
     if not file.is_file():
@@ -197,12 +220,12 @@ def _column(texts: Any) -> tensor.Array:
 
 
 def _made_texts(file: bytes, rng: np.random.Generator) -> list[str]:
-    import tokenizers
-
-    vocabulary = tokenizers.Tokenizer.from_buffer(file)
-    size = vocabulary.get_vocab_size(with_added_tokens=False)
+    """Texts of random words of the tokenizer's own vocabulary, of one word to forty."""
+    vocabulary = json.loads(file).get("model", {}).get("vocab", {})
+    tokens = (str(entry[0] if isinstance(entry, list) else entry) for entry in vocabulary)
+    words = [word for word in (token.strip("#\u2581\u0120") for token in tokens) if word.isalpha()] or ["windlass"]
     lengths = rng.integers(1, _LONGEST_TEXT, _SYNTHETIC_TEXTS)
-    return [vocabulary.decode(rng.integers(0, size, length).tolist()) or "windlass" for length in lengths]
+    return [" ".join(words[index] for index in rng.integers(0, len(words), length)) for length in lengths]
 
 
 def _labels(folder: Folder) -> tuple[str, ...]:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from windlass import errors
+from windlass import errors, plugins
 from windlass.packaging import draft, external_data
-from windlass.packaging.capture import base, labels, trials
+from windlass.packaging.capture import base, labels, onnx_graph, trials
+from windlass.runtimes import base as runtimes
 from windlass.types import manifest, signature, tensor
 
 _SYNTHETIC_ROWS = 32
@@ -33,9 +34,6 @@ class OnnxFile:
     @classmethod
     def capture(cls, source: Any, options: base.Options) -> draft.Draft:
         """The draft; `CorruptPackage` if the file breaks a rule, `CaptureFailed` if its batch is burned in."""
-        # The ONNX libraries take half a second to import; whether a source is ours is asked more often than it is.
-        from windlass.packaging.capture import onnx_graph
-
         given, notes = _read(source)
         model = onnx_graph.parse(given[onnx_graph.MODEL_FILE])
         initialized = set(model.graph.initializers)
@@ -72,8 +70,6 @@ class OnnxFile:
 
 def _read(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The checked files; an IR version newer than onnxruntime's is lowered where the opset allows it."""
-    from windlass.packaging.capture import onnx_graph
-
     try:
         data = path.read_bytes()
     except OSError as e:
@@ -88,8 +84,6 @@ def _read(path: Path) -> tuple[dict[str, bytes], tuple[str, ...]]:
 
 
 def _name_dimensions(model: Any, inputs: list[str], options: base.Options) -> None:
-    from windlass.packaging.capture import onnx_graph
-
     unknown = [name for name in options.dynamic if name not in inputs]
     if unknown:
         raise errors.UsageError(f"'{unknown[0]}' is no input of the model: {', '.join(inputs)} are.")
@@ -130,28 +124,14 @@ def _typed(item: signature.TensorSpec, array: tensor.Array) -> tensor.Array:
 
 
 def _reference(files: dict[str, bytes]) -> trials.Run:
-    """The file run as it is written: onnxruntime with every optimization off."""
-    import onnxruntime
-
-    from windlass.runtimes import onnx as runtime
-
-    settings = onnxruntime.SessionOptions()
-    settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.log_severity_level = 4
-    beside = [name for name in files if name != external_data.MODEL_FILE]
-    if beside:
-        buffers = [np.frombuffer(files[name], dtype=np.uint8) for name in beside]
-        settings.add_external_initializers_from_files_in_memory(beside, buffers, [b.size for b in buffers])
+    """The file run as it is written, with every optimization of the runtime off."""
+    runtime: type[runtimes.Runtime] = plugins.load("runtimes", "onnx")
     try:
-        opened = onnxruntime.InferenceSession(
-            files[external_data.MODEL_FILE], settings, providers=["CPUExecutionProvider"]
-        )
-    except Exception as e:  # noqa: BLE001 - onnxruntime raises bare exceptions of several kinds
+        model = runtime.load(files, runtimes.Options(optimize=False))
+    except errors.CorruptPackage as e:
         raise errors.CaptureFailed(
-            f"onnxruntime refuses the model: {str(e).splitlines()[0][:300]}",
-            hint="Check it with onnx.checker, or export it again with opset 20.",
+            e.message, hint="Check it with onnx.checker, or export it again with opset 20."
         ) from None
-    model = runtime.OnnxModel(opened)
 
     def run(inputs: tensor.Tensors) -> tensor.Tensors:
         try:

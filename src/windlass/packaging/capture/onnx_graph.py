@@ -17,20 +17,13 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from windlass import errors
+from windlass.packaging import external_data, onnx_bytes
 from windlass.types import signature
 
 # What is written: every supported onnxruntime reads it. The libraries' own defaults run ahead of onnxruntime.
 IR_VERSION = 10
 OPSET = 20
-# What onnxruntime 1.31 loads at most.
-NEWEST_IR = 13
-NEWEST_OPSET = 26
-# Weights up to this many bytes stay inside the model; larger ones lie beside it, to be mapped.
-INLINE_BYTES = 64 << 20
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
-_PAGE = 4096
-_IN_MODEL = 1024
+MODEL_FILE = external_data.MODEL_FILE
 
 _DATATYPES = {
     ir.DataType.BOOL: "BOOL",
@@ -83,21 +76,20 @@ def rename_dimensions(model: ir.Model, names: Mapping[str, str]) -> None:
 
 
 def files(model: ir.Model) -> dict[str, bytes]:
-    """The model's files: the same model gives the same bytes. Stack traces and other metadata are stripped.
+    """The model's files. Weights that come to 64 MB lie beside it: one protobuf message cannot hold the largest.
 
     Weights that lie beside a model that was read stay where they are: only `model.onnx` is given then.
     """
-    passes.ClearMetadataAndDocStringPass()(model)
     weights = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
     if any(isinstance(weight, ir.ExternalTensor) for weight in weights):
         return {MODEL_FILE: ir.to_proto(model).SerializeToString(deterministic=True)}
     size = sum(weight.nbytes for weight in weights if weight is not None and weight.dtype != ir.DataType.STRING)
-    if size < INLINE_BYTES:
+    if size < onnx_bytes.INLINE_BELOW:
         return {MODEL_FILE: ir.to_proto(model).SerializeToString(deterministic=True)}
     with tempfile.TemporaryDirectory(prefix="windlass-capture-") as folder:
         path = Path(folder) / MODEL_FILE
-        ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=_IN_MODEL, alignment=_PAGE)
-        return {name: (Path(folder) / name).read_bytes() for name in (MODEL_FILE, DATA_FILE)}
+        ir.save(model, path, external_data=onnx_bytes.DATA_FILE)
+        return {name: (Path(folder) / name).read_bytes() for name in (MODEL_FILE, onnx_bytes.DATA_FILE)}
 
 
 def parse(data: bytes) -> ir.Model:
@@ -112,12 +104,12 @@ def parse(data: bytes) -> ir.Model:
 def pin(model: ir.Model) -> tuple[str, ...]:
     """Make the versions ones that onnxruntime loads; a note for each change, `CaptureFailed` where that cannot be."""
     opset = model.opset_imports.get("", 0)
-    if opset > NEWEST_OPSET:
+    if opset > external_data.MAX_OPSET:
         raise errors.CaptureFailed(
-            f"the model is written in ONNX opset {opset}: onnxruntime runs at most {NEWEST_OPSET}.",
+            f"the model is written in ONNX opset {opset}: onnxruntime runs at most {external_data.MAX_OPSET}.",
             hint=f"Export it again with opset_version={OPSET}.",
         )
-    if model.ir_version <= NEWEST_IR:
+    if model.ir_version <= external_data.MAX_IR:
         return ()
     note = f"the file's IR version {model.ir_version} was lowered to {IR_VERSION}, which onnxruntime loads."
     model.ir_version = IR_VERSION
@@ -176,10 +168,10 @@ def check(data: bytes, expected: signature.Signature) -> dict[str, int]:
     """
     model = parse(data)
     versions = {"ir_version": model.ir_version, "opset": model.opset_imports.get("", 0)}
-    if versions["ir_version"] > NEWEST_IR or versions["opset"] > NEWEST_OPSET:
+    if versions["ir_version"] > external_data.MAX_IR or versions["opset"] > external_data.MAX_OPSET:
         raise errors.GateRefused(
             f"the model has IR version {versions['ir_version']} and opset {versions['opset']}: "
-            f"onnxruntime loads at most {NEWEST_IR} and {NEWEST_OPSET}.",
+            f"onnxruntime loads at most {external_data.MAX_IR} and {external_data.MAX_OPSET}.",
             hint=f"Export it again with opset {OPSET} and IR version {IR_VERSION}.",
         )
     _check_names(model)

@@ -1,20 +1,15 @@
 """A Hugging Face text model as one PyTorch module: tokens in; logits, token vectors or a pooled embedding out.
 
-Used by the Hugging Face capture source. Must never load code or a pickle: safetensors and built-in architectures only.
+Used by the Hugging Face capture source. Must never load a model itself.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-
-from windlass import errors
-from windlass.packaging.capture import torch_original
 
 
 class Text(torch.nn.Module):  # type: ignore[misc]
@@ -54,26 +49,6 @@ def _pool(mode: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     total = (hidden * mask).sum(dim=1)
     count = mask.sum(dim=1).clamp(min=1e-9)
     return total / (count.sqrt() if mode == "mean_sqrt_len" else count)
-
-
-def load(path: Path, *, classifies: bool) -> Any:
-    """The model in eval mode; `CaptureFailed` for an architecture that transformers does not have, or bad weights."""
-    kind = transformers.AutoModelForSequenceClassification if classifies else transformers.AutoModel
-    with torch_original.quiet():
-        try:
-            return kind.from_pretrained(
-                str(path),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                # The plain form of attention exports to operators that onnxruntime fuses.
-                attn_implementation="eager",
-            ).eval()
-        except Exception as e:  # noqa: BLE001 - transformers raises many kinds
-            raise errors.CaptureFailed(
-                f"transformers cannot load '{path.name}': {torch_original.first_line(e)}.",
-                hint="Is the folder what save_pretrained wrote, and the architecture one of transformers' own?",
-            ) from None
 
 
 def inputs(model: torch.nn.Module) -> tuple[str, ...]:
