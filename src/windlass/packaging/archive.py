@@ -131,7 +131,7 @@ def write_folder(package: Package, path: Path) -> None:
             for name, data in package.entries():
                 _write_file(root, name, data)
             for name in reversed(_FOLDERS):
-                with _folder(Path(name), root) as folder:
+                with _below(root, name, os.O_RDONLY | os.O_DIRECTORY) as folder:
                     os.fsync(folder)
             os.fsync(root)
         # Over an empty folder that somebody made meanwhile this succeeds, over anything else it fails.
@@ -231,9 +231,8 @@ def _not_listed(present: set[str], listed: set[str]) -> errors.CorruptPackage:
 
 
 @contextlib.contextmanager
-def _folder(path: Path, parent: int | None = None) -> Iterator[int]:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (os.O_NOFOLLOW if parent is not None else 0)
-    fd = os.open(path, flags, dir_fd=parent)
+def _folder(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield fd
     finally:
@@ -241,36 +240,56 @@ def _folder(path: Path, parent: int | None = None) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _regular_file(root: int, name: str, size: int | None) -> Iterator[BinaryIO]:
-    """Open a file below a directory without following any link; it must be regular, single-linked and of this size."""
-    *folders, last = name.split("/")
-    with contextlib.ExitStack() as stack:
-        try:
-            parent = root
-            for folder in folders:
-                parent = stack.enter_context(_folder(Path(folder), parent))
-            fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=parent)
-        except FileNotFoundError:
+def _below(root: int, name: str, flags: int) -> Iterator[int]:
+    """Open something below a directory, one component at a time, without following any link."""
+    opened: list[int] = []
+    try:
+        *folders, last = name.split("/")
+        at = root
+        for folder in folders:
+            at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+            opened.append(at)
+        opened.append(os.open(last, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at))
+    except OSError as e:
+        for fd in opened:
+            os.close(fd)
+        if isinstance(e, FileNotFoundError):
             raise errors.CorruptPackage(f"The package lacks '{name}'.") from None
-        except OSError:
-            raise errors.CorruptPackage(f"The package's '{name}' is a link or not a regular file.") from None
-        file = stack.enter_context(os.fdopen(fd, "rb"))
+        raise _not_regular(name) from None
+    try:
+        yield opened[-1]
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def _not_regular(name: str) -> errors.CorruptPackage:
+    return errors.CorruptPackage(
+        f"The package's '{name}' is a link, or not the regular file or folder that it must be."
+    )
+
+
+@contextlib.contextmanager
+def _regular_file(root: int, name: str, size: int | None) -> Iterator[BinaryIO]:
+    """A file below a directory; it must be regular, have one name only, and be of this size."""
+    with _below(root, name, os.O_RDONLY | os.O_NONBLOCK) as fd:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise errors.CorruptPackage(f"The package's '{name}' is a link or not a regular file.")
+            raise _not_regular(name)
         if size is not None and status.st_size != size:
             raise errors.CorruptPackage(f"The package's '{name}' is not of the size that the manifest says.")
-        yield file
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            yield file
 
 
 def _list(root: int) -> Iterator[str]:
     """Every file name below a package's folder, and every folder that no package has."""
-    for prefix in ("", *(f"{name}/" for name in _FOLDERS)):
-        with _folder(Path(prefix or "."), root) as fd, os.scandir(fd) as items:
+    for folder in ("", *_FOLDERS):
+        with _below(root, folder or ".", os.O_RDONLY | os.O_DIRECTORY) as fd, os.scandir(fd) as items:
             for count, item in enumerate(items):
-                if count > manifests.MAX_BLOBS + 2:
+                if count > manifests.MAX_BLOBS:
                     raise errors.CorruptPackage(f"The package has more than {manifests.MAX_BLOBS} files.")
-                name = prefix + item.name
+                name = f"{folder}/{item.name}" if folder else item.name
                 if name not in _FOLDERS:
                     yield name
 
