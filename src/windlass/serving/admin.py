@@ -6,7 +6,7 @@ Two small protocols like any other, on listeners of their own. Must never be mou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 import orjson
@@ -79,19 +79,26 @@ class Control(Admin):
         models: pool.Pool,
         exporter: metrics.Exporter,
         about: Callable[[], dict[str, Any]],
-        apply: Callable[[spec.Spec], Any],
+        apply: Callable[[spec.Spec], Coroutine[Any, Any, None]],
+        current: Callable[[], spec.Spec],
     ) -> None:
-        """`apply(spec)` is a coroutine function that returns when the spec is in force, or raises."""
+        """`apply(spec)` returns when the spec is in force, or raises; `current` is the one in force."""
         super().__init__(models, exporter, about)
         self._apply = apply
+        self._current = current
         self._tasks: set[asyncio.Task[None]] = set()
 
     def routes(self) -> tuple[base.Route, ...]:
         """The control socket's routes."""
         return (
             *super().routes(),
+            base.Route("GET", "/spec", "admin", base.QueryRoute(self._get_spec)),
             base.Route("PUT", "/spec", "admin", base.QueryRoute(self._put_spec)),
         )
+
+    def _get_spec(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
+        del head, parameters, body, models
+        return base.Answer(strict_json.canonical(self._current()))
 
     def _put_spec(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Pending:
         del head, parameters, models

@@ -87,9 +87,9 @@ class Exporter:
         ):
             # Triton's names end without `_total`, so they are written as they are.
             family = core.Metric(metric.name, metric.help, "unknown")
-            family.samples = [
-                core.Sample(metric.name, {"model": s.name, "version": s.version}, value(s)) for s in every
-            ]
+            for s in every:
+                labels = {"model": s.name, "version": s.version}
+                family.add_sample(metric.name, labels, value(s))  # type: ignore[no-untyped-call]
             yield family
 
 

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import uvloop
 
 from windlass import errors, plugins
@@ -85,13 +86,24 @@ class Worker:
         operator = routes.RouteTable([admin.Admin(self._pool, self._exporter, about)])
         await self._listen("admin", wanted.admin, operator, (), doors.OPERATOR)
         if wanted.control:
-            control = routes.RouteTable([admin.Control(self._pool, self._exporter, about, self.apply)])
+            control = routes.RouteTable(
+                [admin.Control(self._pool, self._exporter, about, self.apply, lambda: self._wanted)]
+            )
             await self._listen("control", wanted.control, control, (), doors.OPERATOR)
 
     async def apply(self, wanted: spec.Spec) -> None:
         """Put a spec in force: models and keys. Addresses and limits are those the process was started with."""
         await self._pool.apply(wanted)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
+        self._wanted = msgspec.structs.replace(
+            self._wanted,
+            generation=wanted.generation,
+            endpoints=wanted.endpoints,
+            repository=wanted.repository,
+            managed=wanted.managed,
+            keys=wanted.keys,
+            key_pepper=wanted.key_pepper,
+        )
 
     async def close(self) -> None:
         """Not ready from now on; go on for `pre_stop_s`, stop accepting, finish what is in flight, within `grace_s`."""

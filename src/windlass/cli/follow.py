@@ -1,0 +1,56 @@
+"""Tells the running servers of this home that an alias moved.
+
+Called after every move by the CLI. The data plane knows no registry: it is given a new spec over its control socket.
+Must never move an alias itself, nor touch an endpoint that was pinned to a version.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from windlass import errors, sdk
+from windlass.cli import output
+from windlass.client import control
+from windlass.serving import launch
+from windlass.types import refs, spec
+
+
+def alias_moved(context: output.Context, name: str, alias: str) -> None:
+    """Give every server that follows `name:alias` (or the bare name, for `production`) the version it means now.
+
+    A server that refuses goes on with what it had: the error says so after all servers were told.
+    """
+    refused: list[str] = []
+    for wanted in launch.running(context.settings.home):
+        if not any(_follows(endpoint, name, alias) for endpoint in wanted.endpoints):
+            continue
+        talk = control.Control(wanted.control)
+        try:
+            current = talk.current()
+            endpoints = tuple(
+                _renewed(context, endpoint) if _follows(endpoint, name, alias) else endpoint
+                for endpoint in current.endpoints
+            )
+            talk.apply(msgspec.structs.replace(current, endpoints=endpoints, generation=current.generation + 1))
+            version = next(e.arms[0].version for e in endpoints if e.name == name)
+            context.say(f"the server on {current.listen} now answers {name} with version {version}")
+        except errors.WindlassError as e:
+            refused.append(f"the server on {wanted.listen} keeps what it has: {e.message}")
+        finally:
+            talk.close()
+    if refused:
+        raise errors.GateRefused(
+            "; ".join(refused), hint=f"Go back with: windlass models alias {name} {alias} --rollback"
+        )
+
+
+def _follows(endpoint: spec.Endpoint, name: str, alias: str) -> bool:
+    if endpoint.name != name or not endpoint.arms[0].ref:
+        return False
+    ref = refs.parse(endpoint.arms[0].ref)
+    return (ref.kind == "alias" and ref.alias == alias) or (ref.kind == "default" and alias == refs.PRODUCTION)
+
+
+def _renewed(context: output.Context, endpoint: spec.Endpoint) -> spec.Endpoint:
+    fresh = sdk.endpoints(context.settings, [endpoint.arms[0].ref])[0]
+    return msgspec.structs.replace(endpoint, arms=fresh.arms)

@@ -1,0 +1,70 @@
+"""`windlass inspect`: what a package says of itself.
+
+Must never load the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from windlass import sdk
+from windlass.cli import output
+from windlass.packaging import archive
+from windlass.storage import blobs
+from windlass.types import manifest, refs, signature
+
+
+@click.command()
+@click.argument("reference", metavar="REF")
+@click.pass_obj
+def inspect(context: output.Context, reference: str) -> None:
+    """Show the manifest of the version or package REF."""
+    package = open_package(context, reference)
+    context.result(
+        {"digest": package.digest, "manifest": msgspec.to_builtins(package.manifest)},
+        lambda: _text(package.digest, package.manifest),
+    )
+
+
+def open_package(context: output.Context, reference: str) -> archive.Package:
+    """The package that a reference or a path names."""
+    ref = refs.parse(reference)
+    if ref.kind == "path":
+        return archive.open_path(Path(ref.path))
+    registry = sdk.open_registry(context.settings)
+    try:
+        digest = registry.resolve(ref).digest
+    finally:
+        registry.close()
+    return archive.open_store(blobs.BlobStore(context.settings.store_root), digest)
+
+
+def _text(digest: str, found: manifest.Manifest) -> str:
+    files = [*found.model.blobs.items(), *((n, b) for t in found.transforms for n, b in t.blobs.items())]
+    limits = found.limits
+    lines = [
+        f"{found.name}  {digest}",
+        "",
+        output.table(["input", "datatype", "shape"], [_row(t) for t in found.signature.inputs]),
+        "",
+        output.table(["output", "datatype", "shape"], [_row(t) for t in found.signature.outputs]),
+        "",
+        f"runtime     {found.model.runtime} (IR {found.model.ir_version}, opset {found.model.opset})",
+        f"transforms  {', '.join(t.kind for t in found.transforms) or 'none: people send tensors'}",
+        f"labels      {', '.join(found.labels[:8]) + (' ...' if len(found.labels) > 8 else '') or 'none'}",
+        f"limits      {limits.max_batch} rows, {limits.max_elements} elements, {limits.max_body} bytes",
+        f"golden      within rtol {found.golden.rtol:g} and atol {found.golden.atol:g} of the largest value",
+        f"framework   {found.lineage.framework or 'unknown'}",
+        "",
+        output.table(["file", "bytes", "digest"], [[name, ref.size, ref.digest] for name, ref in files]),
+    ]
+    if found.card.description:
+        lines.insert(1, found.card.description)
+    return "\n".join(lines)
+
+
+def _row(spec: signature.TensorSpec) -> list[str]:
+    return [spec.name, spec.datatype, "[" + ", ".join(str(d) for d in spec.shape) + "]"]

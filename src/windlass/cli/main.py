@@ -1,0 +1,98 @@
+"""`windlass`: the command line, one file a verb, each imported when it is asked for.
+
+Must never import a room before a command needs it: `windlass --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import windlass
+from windlass import errors
+
+# verb: (where it is, what `windlass --help` says of it)
+COMMANDS = {
+    "demo": ("demo:demo", "From three trained models to answering endpoints, in a few minutes."),
+    "package": ("package:package", "Capture a trained model, check it and register it as a new version."),
+    "inspect": ("inspect:inspect", "Show a version's manifest: signature, files, limits, lineage."),
+    "verify": ("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
+    "models": ("models:models", "List, show, alias, import, export and delete models."),
+    "serve": ("serve:serve", "Answer over HTTP with these versions."),
+    "predict": ("predict:predict", "Ask a model: a version here, or a server's URL."),
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's file when it is used; the help text comes from the table."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        return load(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def load(name: str) -> click.Command:
+    """The command of a verb."""
+    module, _, attribute = COMMANDS[name][0].partition(":")
+    command: click.Command = getattr(importlib.import_module(f"windlass.cli.{module}"), attribute)
+    return command
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--home", type=click.Path(path_type=Path), help="Where models are kept (WINDLASS_HOME; .windlass).")
+@click.option("--config", type=click.Path(path_type=Path), help="The settings file (windlass.toml).")
+@click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.version_option(windlass.__version__, prog_name="windlass")
+@click.pass_context
+def cli(context: click.Context, home: Path | None, config: Path | None, as_json: bool, quiet: bool) -> None:
+    """Windlass takes a trained model to a monitored production endpoint."""
+    from windlass import settings
+    from windlass.cli import output
+
+    loaded = settings.load({"home": home}, file=config)
+    context.obj = output.Context(loaded, json=as_json, quiet=quiet)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, and end with the exit code that the error says."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; its exit code. An error says what happened, why, and the next command to try."""
+    try:
+        result: Any = cli.main(arguments, prog_name="windlass", standalone_mode=False)
+    except errors.WindlassError as e:
+        click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(e.message, err=True)
+        if e.hint:
+            click.echo(e.hint, err=True)
+        return e.exit_code
+    except click.exceptions.Abort:
+        click.echo("Interrupted: nothing was left half done.", err=True)
+        return errors.Cancelled.exit_code
+    except click.ClickException as e:
+        e.show()
+        return e.exit_code
+    except KeyboardInterrupt:
+        click.echo("Interrupted: nothing was left half done.", err=True)
+        return errors.Cancelled.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    main()

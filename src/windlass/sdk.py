@@ -1,0 +1,180 @@
+"""The Python face: package a live model, serve versions, from a script or a notebook.
+
+Reached through `windlass.package` and `windlass.serve`; the CLI shares the resolution of references. Must never do
+what the CLI cannot: both are thin over the same rooms.
+"""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from windlass import errors, settings
+from windlass.packaging import archive, draft
+from windlass.packaging import package as packages
+from windlass.packaging.capture import base
+from windlass.registry import registry as registries
+from windlass.serving import launch
+from windlass.types import manifest, refs, spec, tensor
+
+
+class Version(msgspec.Struct, frozen=True):
+    """A registered version. `created` is False when these bytes were registered before; `notes` are for people."""
+
+    name: str
+    version: int
+    digest: str
+    created: bool = True
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def actor() -> str:
+    """Who acts on the local home: the user of the operating system."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def open_registry(configuration: settings.Settings) -> registries.Registry:
+    """The registry of the settings in force."""
+    return registries.Registry.open_at(configuration.database_url, configuration.store_root)
+
+
+def package(
+    model: Any,
+    example: Any = None,
+    *,
+    name: str,
+    labels: Sequence[str] = (),
+    transforms: Iterable[draft.TransformDraft | Mapping[str, Any]] = (),
+    home: str | Path | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    **more: Any,
+) -> Version:
+    """Capture, check, build and register a model; the registered version.
+
+    `model`: a live object of any framework in the catalogue, a path, or `module:factory`. `example`: real inputs (an
+    array, a dict of arrays by input name, a data frame). `transforms` are `{"kind": ..., parameters ...}`. `more` are
+    fields of the card (`description`, `licence`, `owner`, `intended_use`) and of capture (`max_batch`, `dynamic`,
+    `input_names`, `output_names`, `batched`, `seed`). `GateRefused` if a check says no: nothing is registered then.
+    """
+    configuration = settings.load({"home": home})
+    card = {key: more.pop(key) for key in manifest.Card.__struct_fields__ if key in more}
+    unknown = [key for key in more if key not in base.Options.__struct_fields__]
+    if unknown:
+        raise errors.UsageError(f"package() takes no '{unknown[0]}'. {refs.nearest(unknown[0], _OPTIONS)}".strip())
+    options = base.Options(
+        example=None if example is None else tensors(example),
+        labels=tuple(labels),
+        transforms=tuple(transform_draft(t) for t in transforms),
+        **more,
+    )
+    made = packages.package(
+        model,
+        name=refs.check_name(name),
+        options=options,
+        card=manifest.Card(**card),
+        progress=progress,
+        verdicts=configuration.home / "verdicts",
+    )
+    return register(configuration, made, description=card.get("description", ""))
+
+
+def register(configuration: settings.Settings, made: packages.Packaged, *, description: str = "") -> Version:
+    """Push a checked package with its evidence."""
+    registry = open_registry(configuration)
+    try:
+        name = made.package.manifest.name
+        pushed = registry.push(made.package, name=name, actor=actor(), evidence=made.evidence, description=description)
+    finally:
+        registry.close()
+    return Version(name, pushed.version, made.package.digest, pushed.created, made.notes)
+
+
+def serve(
+    *references: str | Version | Path,
+    home: str | Path | None = None,
+    port: int = 0,
+    admin_port: int = 0,
+    log: Path | None = None,
+) -> launch.Server:
+    """Start a server for these versions on loopback, wait until they answer, and stop it at the end of the `with`.
+
+    Port 0 is any free one: ask the server for its `url`.
+    """
+    configuration = settings.load({"home": home})
+    wanted = spec.Spec(
+        endpoints=endpoints(configuration, [str(reference) for reference in references]),
+        listen=f"127.0.0.1:{port}",
+        admin=f"127.0.0.1:{admin_port}",
+    )
+    return launch.Server(wanted, configuration.home, log=log)
+
+
+def endpoints(configuration: settings.Settings, references: Sequence[str]) -> tuple[spec.Endpoint, ...]:
+    """The endpoints that these references name, each resolved to a digest once; `NotFound` names the nearest."""
+    parsed = [(text, refs.parse(text)) for text in references]
+    found: dict[str, spec.Endpoint] = {}
+    registry = open_registry(configuration) if any(ref.kind != "path" for _, ref in parsed) else None
+    try:
+        for text, ref in parsed:
+            if registry is None or ref.kind == "path":
+                opened = archive.open_path(Path(ref.path))
+                name = opened.manifest.name
+                arm = spec.Arm(opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text)
+            else:
+                resolved = registry.resolve(ref)
+                if resolved.status == "NEW":
+                    raise errors.GateRefused(
+                        f"{resolved.name}@{resolved.version} was never verified here.",
+                        hint=f"Verify it: windlass verify {resolved.name}@{resolved.version}",
+                    )
+                name = resolved.name
+                arm = spec.Arm(resolved.digest, str(resolved.version), store=configuration.store_root, ref=text)
+            if name in found:
+                raise errors.UsageError(f"'{name}' is named twice: one endpoint answers with one version.")
+            found[name] = spec.Endpoint(name=name, arms=(arm,))
+    finally:
+        if registry is not None:
+            registry.close()
+    return tuple(found.values())
+
+
+def tensors(example: Any) -> tensor.Tensors:
+    """Arrays by name from what people have at hand: an array, a tensor, a list, a dict of them, a data frame."""
+    if hasattr(example, "to_dict") and hasattr(example, "columns"):
+        return {str(column): np.asarray(example[column]) for column in example.columns}
+    if isinstance(example, Mapping):
+        return {str(key): _array(value) for key, value in example.items()}
+    return {"": _array(example)}
+
+
+def transform_draft(given: draft.TransformDraft | Mapping[str, Any]) -> draft.TransformDraft:
+    """A transform from its parameters with their `kind` among them."""
+    if isinstance(given, draft.TransformDraft):
+        return given
+    parameters = dict(given)
+    if "kind" not in parameters:
+        raise errors.UsageError("a transform says its kind: {'kind': 'image', ...}")
+    return draft.TransformDraft(str(parameters.pop("kind")), parameters)
+
+
+_OPTIONS = (*base.Options.__struct_fields__, *manifest.Card.__struct_fields__)
+
+
+def _array(value: Any) -> tensor.Array:
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    array = np.asarray(value)
+    if array.dtype.kind in "US":
+        return array.astype(object)
+    return array

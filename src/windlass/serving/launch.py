@@ -1,0 +1,133 @@
+"""Starts a server as a process of its own, and finds the servers that a home has running.
+
+Used by the CLI (which becomes the server) and the Python face (which starts one beside itself). A server's spec lies
+in the home's `run` folder as long as it runs. Must never import the registry, and never leave a process behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from windlass import errors
+from windlass.types import spec, strict_json
+
+# A unix socket's path has room for 107 bytes.
+_LONGEST_SOCKET = 100
+# A server that does not answer this long after its spec was written has ended.
+_STARTED_BY_THEN_S = 600.0
+
+
+def prepare(wanted: spec.Spec, home: Path) -> Path:
+    """Write the spec into the home's `run` folder, with a control socket beside it; the path of the spec."""
+    run = home.absolute() / "run"
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    name = secrets.token_hex(4)
+    control = str(run / f"{name}.sock")
+    if len(control.encode()) > _LONGEST_SOCKET:
+        control = str(Path(tempfile.mkdtemp(prefix="windlass-")) / "control")
+    verdicts = wanted.verdicts or str(home.absolute() / "verdicts")
+    path = run / f"{name}.json"
+    path.write_bytes(strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts)))
+    path.chmod(0o600)
+    return path
+
+
+def command(path: Path, *, quiet: bool = False, ready_fd: int | None = None) -> list[str]:
+    """The command line of a worker for a spec."""
+    line = [sys.executable, "-m", "windlass.serving.worker", "--spec", str(path)]
+    if quiet:
+        line.append("--quiet")
+    if ready_fd is not None:
+        line.extend(("--ready-fd", str(ready_fd)))
+    return line
+
+
+def running(home: Path) -> list[spec.Spec]:
+    """The specs of the servers of a home that still answer; what others left behind is removed."""
+    alive: list[spec.Spec] = []
+    for path in sorted((home / "run").glob("*.json")):
+        with contextlib.suppress(errors.InvalidInput, OSError):
+            found = strict_json.decode(path.read_bytes(), spec.Spec, what=path.name)
+            if _answers(found.control):
+                alive.append(found)
+            elif time.time() - path.stat().st_mtime > _STARTED_BY_THEN_S:
+                path.unlink()
+    return alive
+
+
+def _answers(control: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(control)
+        except FileNotFoundError:
+            return False
+        except ConnectionRefusedError:
+            Path(control).unlink(missing_ok=True)
+            return False
+        return True
+
+
+class Server:
+    """A server started from this process; it ends with the `with` block, or when `stop` is called."""
+
+    def __init__(self, wanted: spec.Spec, home: Path, *, log: Path | None = None, timeout_s: float = 120.0) -> None:
+        """Start it and wait until its models answer; `WindlassError` with its own words if it does not."""
+        self._path = prepare(wanted, home)
+        reading, writing = os.pipe()
+        with tempfile.TemporaryFile() if log is None else log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command(self._path, quiet=log is None, ready_fd=writing),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=output,
+                pass_fds=(writing,),
+            )
+            os.close(writing)
+            with os.fdopen(reading, "rb") as pipe:
+                ready, _, _ = select.select([pipe], [], [], timeout_s)
+                told = pipe.readline() if ready else b""
+            if not told:
+                self.stop()
+                words = b"" if log is not None else _tail(output.fileno())
+                raise errors.Unavailable(
+                    words.decode(errors="replace").removeprefix("Error: ") or "the server did not start"
+                )
+        addresses = json.loads(told)
+        self.pid: int = addresses["pid"]
+        self.url: str = addresses["listen"]
+        self.admin_url: str = addresses["admin"]
+        self.control: str = addresses["control"]
+
+    def stop(self, timeout_s: float = 60.0) -> int:
+        """Let it finish what is in flight, then end it; its exit status."""
+        self._process.terminate()
+        try:
+            status = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        self._path.unlink(missing_ok=True)
+        return status
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _tail(descriptor: int, most: int = 4_096) -> bytes:
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, most, max(0, size - most)).strip()
