@@ -6,6 +6,7 @@ Called by the registry inside its transactions. Must never move an alias without
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
@@ -90,6 +91,15 @@ def history(connection: sa.Connection, name: str, alias: str = "") -> tuple[Even
     if alias:
         query = query.where(tables.alias_event.c.alias == alias)
     return tuple(_event(row) for row in connection.execute(query))
+
+
+def in_force(events: Iterable[Event], moment: float) -> tuple[Event, ...]:
+    """Of a history, the move of each alias that was in force at a moment (seconds since the epoch)."""
+    latest: dict[str, Event] = {}
+    for event in events:
+        if event.at <= moment:
+            latest[event.alias] = event
+    return tuple(latest.values())
 
 
 def previous(events: tuple[Event, ...]) -> int | None:

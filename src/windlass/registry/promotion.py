@@ -142,7 +142,12 @@ class Promotion:
                 f"{ref} is {target.status}, not READY.",
                 hint=f'Run: windlass verify {ref} (or repeat with --force --reason "...")',
             )
-        new = verified(self._store, target.digest)
+        try:
+            new = verified(self._store, target.digest)
+        except (errors.NotFound, errors.CorruptPackage) as e:
+            raise errors.CorruptPackage(
+                f"{ref} cannot be used, its bytes are not whole: {e.message}", hint="Run: windlass models scrub"
+            ) from e
         if plan.current is None or wish.force:
             return
         old = manifest_of(self._store, plan.current.digest)

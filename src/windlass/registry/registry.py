@@ -207,11 +207,6 @@ class Registry:
             version_rows.check_model(connection, name)
             return aliases.history(connection, name, alias)
 
-    def at(self, name: str, alias: str, moment: float) -> aliases.Event | None:
-        """The move in force at a moment (seconds since the epoch); None if the alias was not yet set."""
-        before = [event for event in self.history(name, alias) if event.at <= moment]
-        return before[-1] if before else None
-
     def add_evidence(self, found: evidences.Evidence, *, actor: str) -> None:
         """Put evidence on record; passed checks make a version READY, and bring it back from quarantine."""
         self._registration.add_evidence(found, actor=actor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import select
 import shutil
 import signal
 import subprocess
@@ -15,18 +16,21 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
 from windlass.packaging import archive
+from windlass.registry import registration
 from windlass.registry import registry as registries
 from windlass.storage import blobs
 from windlass.types import evidence, manifest, signature
 
 
-def make_package(content: str = "weights", *, name: str = "digits", parent: str = "", width: int = 4) -> archive.Package:
+def make_package(
+    content: str = "weights", *, name: str = "digits", parent: str = "", width: int = 4
+) -> archive.Package:
     """A package of three small blobs; two of them are the same in every package."""
     data: dict[str, bytes] = {}
 
@@ -69,19 +73,23 @@ class Worker(NamedTuple):
     pid: int
     pipe: int
 
+    def wait_for_line(self) -> None:
+        """Until it has written something."""
+        select.select([self.pipe], [], [], 60)
+
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
     def finish(self) -> tuple[int, list[str]]:
-        """The exit status and every whole line that the child wrote."""
+        """Its exit status (negative: the signal that killed it), and every whole line that it wrote."""
         with os.fdopen(self.pipe, "rb") as file:
             said = file.read().decode()
         _, status = os.waitpid(self.pid, 0)
-        return status, said.split("\n")[:-1]
+        return os.waitstatus_to_exitcode(status), said.split("\n")[:-1]
 
 
 def fork(work: Callable[[Callable[[str], None]], None]) -> Worker:
-    """Run `work` in a forked child; what it is given writes one line to the parent, whole or not at all."""
+    """Run `work` in a forked child; the function that it is given writes one line to the parent, or nothing."""
     read, write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -90,14 +98,19 @@ def fork(work: Callable[[Callable[[str], None]], None]) -> Worker:
         status = 1
         try:
             os.close(read)
-            work(lambda line: os.write(write, f"{line}\n".encode()) and None)
+            work(lambda line: _write_line(write, line))
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a child of a fork must never return into pytest
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(status)
     os.close(write)
     return Worker(pid, read)
+
+
+def _write_line(pipe: int, line: str) -> None:
+    # Shorter than PIPE_BUF, so it is written whole or not at all.
+    os.write(pipe, f"{line}\n".encode())
 
 
 class Postgres:
@@ -188,3 +201,37 @@ def registry(place: Place) -> Iterator[registries.Registry]:
     opened = place.open()
     yield opened
     opened.close()
+
+
+@pytest.fixture(name="make_package")
+def _make_package() -> Callable[..., archive.Package]:
+    return make_package
+
+
+@pytest.fixture
+def push() -> Callable[..., registration.Pushed]:
+    """Push a package that passed its checks, and so is READY."""
+
+    def push(registry: registries.Registry, content: str, *, name: str = "digits", **more: Any) -> registration.Pushed:
+        shape = {key: more.pop(key) for key in ("width", "parent") if key in more}
+        package = make_package(content, name=name, **shape)
+        return registry.push(package, name=name, actor="ada", evidence=passed(package), **more)
+
+    return push
+
+
+@pytest.fixture(name="fork")
+def _fork() -> Iterator[Callable[[Callable[[Callable[[str], None]], None]], Worker]]:
+    """Fork children; those that a failed test leaves behind are killed."""
+    started: list[Worker] = []
+
+    def tracked(work: Callable[[Callable[[str], None]], None]) -> Worker:
+        started.append(fork(work))
+        return started[-1]
+
+    yield tracked
+    for worker in started:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if os.waitpid(worker.pid, os.WNOHANG) == (0, 0):
+                worker.kill()
+                os.waitpid(worker.pid, 0)
