@@ -93,9 +93,16 @@ def files(model: ir.Model) -> dict[str, bytes]:
 
 
 def parse(data: bytes) -> ir.Model:
-    """The graph of a serialized model; `InvalidInput` if it is none. External weights are not read."""
+    """The graph of a serialized model; external weights are not read.
+
+    `InvalidInput` if it is none, `CaptureFailed` if a name is defined twice in it, as exporters do write.
+    """
     try:
-        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(data))
+        message = onnx.ModelProto.FromString(data)
+        _check_names(message.graph)
+        model: ir.Model = ir.from_proto(message)
+    except errors.WindlassError:
+        raise
     except Exception as e:  # noqa: BLE001 - protobuf and onnx_ir raise several kinds
         raise errors.InvalidInput(f"this is not an ONNX model: {_first_line(e)}") from None
     return model
@@ -174,7 +181,6 @@ def check(data: bytes, expected: signature.Signature) -> dict[str, int]:
             f"onnxruntime loads at most {external_data.MAX_IR} and {external_data.MAX_OPSET}.",
             hint=f"Export it again with opset {OPSET} and IR version {IR_VERSION}.",
         )
-    _check_names(model)
     initialized = set(model.graph.initializers)
     inputs = [value for value in model.graph.inputs if value.name not in initialized]
     _check_tensors("input", specs(inputs), expected.inputs)
@@ -182,16 +188,16 @@ def check(data: bytes, expected: signature.Signature) -> dict[str, int]:
     return versions
 
 
-def _check_names(model: ir.Model) -> None:
-    seen = {value.name for value in model.graph.inputs} | set(model.graph.initializers)
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name and value.name in seen:
-                raise errors.GateRefused(
-                    f"the name '{value.name}' is defined twice in the graph: onnxruntime refuses such a file.",
+def _check_names(graph: onnx.GraphProto) -> None:
+    seen = {item.name for item in (*graph.input, *graph.initializer)}
+    for node in graph.node:
+        for name in node.output:
+            if name and name in seen:
+                raise errors.CaptureFailed(
+                    f"the name '{name}' is defined twice in the graph: onnxruntime refuses such a file.",
                     hint="Give the output another name, or rename the value inside.",
                 )
-            seen.add(value.name)
+            seen.add(name)
 
 
 def _check_tensors(side: str, found: Sequence[signature.TensorSpec], expected: Sequence[signature.TensorSpec]) -> None:
