@@ -104,7 +104,8 @@ class RouteTable:
         if found is None:
             allowed = ", ".join(sorted(node.routes))
             raise errors.MethodNotAllowed(f"{verb[:16]} is not allowed here: this path takes {allowed}")
-        return Match(found[0], found[1], parameters, "/" + "/".join(segments), query)
+        path = "/" + "/".join(segments).replace("/:", ":")
+        return Match(found[0], found[1], parameters, path, query)
 
     def _unknown(self, path: str) -> errors.NotFound:
         hint = refs.nearest(path, [route.path for route in self.routes if "{" not in route.path])
@@ -112,4 +113,9 @@ class RouteTable:
 
 
 def _segments(path: str) -> list[str]:
-    return path.strip("/").split("/") if path.strip("/") else []
+    """The parts of a path; a verb behind the last one (`models/m:predict`) is a part of its own, with its colon."""
+    segments = path.strip("/").split("/") if path.strip("/") else []
+    if segments and ":" in segments[-1]:
+        last, _, verb = segments.pop().rpartition(":")
+        segments += [last, f":{verb}"]
+    return segments
