@@ -12,7 +12,7 @@ from windlass import errors
 from windlass.packaging import archive, probation, session
 
 
-def main(path: Path) -> int:
+def judge(path: Path) -> int:
     """The exit code; the last words on stdout are `passed <digest>`, or the reason."""
     try:
         package = archive.open_path(path)
@@ -25,4 +25,4 @@ def main(path: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(judge(Path(sys.argv[1])))

@@ -102,7 +102,7 @@ def run(
             parent=os.getpid(),
             report=verdict,
             scratch=str(scratch),
-            readable=(*_SYSTEM, *_python(), *(str(path.resolve()) for path in readable)),
+            readable=(*python_paths(), *(str(path.resolve()) for path in readable)),
             listable=tuple(str(path.resolve()) for path in import_from),
             memory=limits.memory,
             cpu_s=limits.cpu_s,
@@ -145,6 +145,15 @@ def available() -> dict[str, bool]:
     return {wall: wall not in missing for wall in (*confine.REQUIRED, "namespaces")}
 
 
+def python_paths() -> tuple[str, ...]:
+    """What a child reads to be Python with its libraries and Windlass: not the whole prefix, which may be a home."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    paths = sysconfig.get_paths()
+    prefixes = {sys.prefix, sys.base_prefix, sys.base_exec_prefix}
+    found = {paths[name] for name in names} | {f"{prefix}/{part}" for prefix in prefixes for part in ("lib", "lib64")}
+    return (*_SYSTEM, *sorted(found), str(Path(windlass.__file__).parent))
+
+
 def plain_text(text: str) -> str:
     """Text from a child, for a person: bounded, and without characters that a terminal would obey."""
     return "".join(letter if letter.isprintable() or letter == "\n" else " " for letter in text[:MAX_TEXT]).strip()
@@ -153,15 +162,6 @@ def plain_text(text: str) -> str:
 def last_words(output: bytes) -> str:
     """The last line of what a child said."""
     return plain_text(output[-MAX_TEXT:].decode(errors="replace").strip().rpartition("\n")[2])
-
-
-def _python() -> tuple[str, ...]:
-    """Where this Python, its libraries and Windlass lie: these folders only, not the prefix (which may be a home)."""
-    names = ("stdlib", "platstdlib", "purelib", "platlib")
-    paths = sysconfig.get_paths()
-    prefixes = {sys.prefix, sys.base_prefix, sys.base_exec_prefix}
-    found = {paths[name] for name in names} | {f"{prefix}/{part}" for prefix in prefixes for part in ("lib", "lib64")}
-    return (*sorted(found), str(Path(windlass.__file__).parent))
 
 
 def _environment(scratch: Path, import_from: Sequence[Path]) -> dict[str, str]:

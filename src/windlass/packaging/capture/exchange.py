@@ -160,13 +160,14 @@ class _Reader:
             handle = os.open(name, flags, dir_fd=self._folder)
         except OSError:
             raise errors.CorruptPackage("the child's answer lacks a file") from None
+        facts = os.fstat(handle)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+            os.close(handle)
+            raise errors.CorruptPackage("the child's answer holds something that is no plain file")
+        self._left -= facts.st_size
         with os.fdopen(handle, "rb") as file:
-            facts = os.fstat(handle)
-            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
-                raise errors.CorruptPackage("the child's answer holds something that is no plain file")
-            if facts.st_size > self._left:
+            if self._left < 0:
                 raise errors.CorruptPackage("the child's answer is larger than allowed")
-            self._left -= facts.st_size
             data = file.read(facts.st_size)
         if len(data) != (facts.st_size if size is None else size):
             raise errors.CorruptPackage("a file of the child's answer has another size than it says")
