@@ -68,24 +68,24 @@ def write(file: BinaryIO, entries: Iterator[tuple[str, bytes | memoryview]]) -> 
     offset = 0
     for name, data in entries:
         raw, size, crc = name.encode("ascii"), memoryview(data).nbytes, zlib.crc32(data)
-        version, short, extra = 20, size, b""
-        if size >= _U32:
-            version, short, extra = 45, _U32, struct.pack("<HHQQ", _WITHIN_64, 16, size, size)
+        long_size = struct.pack("<QQ", size, size) if size >= _U32 else b""
+        long_offset = struct.pack("<Q", offset) if offset >= _U32 else b""
+        version, short = 45 if long_size or long_offset else 20, min(size, _U32)
+        extra, more = _wide_extra(long_size), _wide_extra(long_size + long_offset)
         file.write(_LOCAL.pack(_LOCAL_SIGN, version, 0, _STORED, *_EPOCH, crc, short, short, len(raw), len(extra)))
         file.write(raw + extra)
         file.write(data)
+        head = (_CENTRAL_SIGN, _UNIX << 8 | version, version, 0, _STORED, *_EPOCH, crc, short, short)
+        rest = (len(raw), len(more), 0, 0, 0, _REGULAR, min(offset, _U32))
+        records.append(_CENTRAL.pack(*head, *rest) + raw + more)
         length = _LOCAL.size + len(raw) + len(extra) + size
-        more = (struct.pack("<QQ", size, size) if size >= _U32 else b"") + (
-            struct.pack("<Q", offset) if offset >= _U32 else b""
-        )
-        if more:
-            version, more = 45, struct.pack("<HH", _WITHIN_64, len(more)) + more
-        made_by = _UNIX << 8 | version
-        head = (_CENTRAL_SIGN, made_by, version, 0, _STORED, *_EPOCH, crc, short, short, len(raw), len(more))
-        records.append(_CENTRAL.pack(*head, 0, 0, 0, _REGULAR, min(offset, _U32)) + raw + more)
         offset += length
     directory = b"".join(records)
     file.write(directory + _end(len(records), len(directory), offset))
+
+
+def _wide_extra(values: bytes) -> bytes:
+    return struct.pack("<HH", _WITHIN_64, len(values)) + values if values else b""
 
 
 def _end(count: int, size: int, offset: int) -> bytes:
