@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 FOLDER = Path(__file__).parents[1] / "tests" / "house" / "frozen"
 
 
@@ -69,7 +71,7 @@ def cli_options() -> Iterator[str]:
         elif not command.params:
             yield path
 
-    yield from walk(main.windlass, "windlass")
+    yield from walk(main.cli, "windlass")
 
 
 def columns() -> Iterator[str]:
@@ -97,7 +99,9 @@ def exists(module: str) -> bool:
 
 def current(name: str) -> str:
     """The list as the product is now."""
-    return "".join(f"{line}\n" for line in sorted(set(LISTS[name][0]())))
+    # A function as a default value is shown with its address, which is no promise.
+    lines = {ADDRESS.sub("", line) for line in LISTS[name][0]()}
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 def main() -> Any:

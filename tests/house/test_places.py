@@ -30,9 +30,9 @@ PLACES: dict[str, tuple[str, ...]] = {
     "simdjson": ("types/*", "protocols/*"),
     "onnxruntime": ("runtimes/onnx.py",),
     "tokenizers": ("transforms/tokenizer.py",),
-    "PIL": ("transforms/image.py",),
-    "uvloop": ("serving/*",),
-    "httptools": ("serving/*",),
+    "PIL": ("transforms/image.py", "cli/demo_models.py"),
+    "uvloop": ("serving/*", "client/load.py"),
+    "httptools": ("serving/*", "client/load.py"),
     "prometheus_client": ("telemetry.py", "serving/*"),
     "sqlalchemy": ("storage/*", "registry/*"),
     "alembic": ("storage/*", "registry/*"),
@@ -46,21 +46,23 @@ PLACES: dict[str, tuple[str, ...]] = {
     "onnx": ("packaging/*",),
     "onnx_ir": ("packaging/*",),
     "onnxscript": ("packaging/*",),
-    "torch": ("packaging/capture/torch_*.py", "packaging/capture/torchscript.py", "packaging/capture/huggingface.py"),
+    "torch": ("packaging/capture/*", "cli/demo_models.py"),
     "transformers": ("packaging/capture/huggingface.py",),
     "safetensors": ("packaging/capture/huggingface.py",),
     "skl2onnx": ("packaging/capture/*",),
-    "sklearn": ("packaging/capture/*",),
+    "sklearn": ("packaging/capture/*", "cli/demo_models.py"),
     "onnxmltools": ("packaging/capture/*",),
     "xgboost": ("packaging/capture/xgboost.py",),
     "lightgbm": ("packaging/capture/lightgbm.py",),
-    "pandas": (),
+    "joblib": ("packaging/capture/*",),
+    "pandas": ("packaging/capture/sklearn.py",),
 }
 # What turns bytes into running code. A capture source reads such files, and only inside its sandboxed child.
 CODE_CARRIERS = frozenset(
     {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "runpy", "code"}
 )
-CARRIER_PLACES = ("packaging/capture/*",)
+# `security/confine.py` is what raises the walls of that child, then starts the module it is for.
+CARRIER_PLACES = ("packaging/capture/*", "security/confine.py")
 FORBIDDEN_CALLS = frozenset({"eval", "exec", "compile", "__import__"})
 FORBIDDEN_METHODS = {
     ("os", "system"),
