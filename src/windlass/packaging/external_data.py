@@ -315,7 +315,7 @@ def _text(value: int | memoryview) -> str:
 
 
 def _fields(message: memoryview, walk: _Walk) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protobuf message: its number, and an integer or the bytes."""
+    """The fields of a protobuf message but its floats: the number, and an integer or the bytes."""
     position, end = 0, len(message)
     while position < end:
         walk.fields += 1
@@ -323,20 +323,22 @@ def _fields(message: memoryview, walk: _Walk) -> Iterator[tuple[int, int | memor
             _refuse(f"it has more than {_MAX_FIELDS} fields")
         key, position = _varint(message, position)
         field, wire = key >> 3, key & 7
-        value: int | memoryview
+        value: int | memoryview | None
         if wire == 0:
             value, position = _varint(message, position)
         elif wire == 2:
             length, position = _varint(message, position)
             value, position = message[position : position + length], position + length
         elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-            value, position = int.from_bytes(message[position : position + length], "little"), position + length
+            # Floats: no field that is read here is one, and a parser takes such a twin of it for an unknown field.
+            value, position = None, position + (8 if wire == 1 else 4)
         else:
             _refuse("it is no protobuf")
-        if field == 0 or position > end:
+        # A parser may keep only 32 bits of the key, and so see another field.
+        if field == 0 or key >= 1 << 32 or position > end:
             _refuse("it is no protobuf, or it is cut off")
-        yield field, value
+        if value is not None:
+            yield field, value
 
 
 def _varints(data: memoryview) -> Iterator[int]:
