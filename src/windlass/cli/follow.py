@@ -33,7 +33,8 @@ def alias_moved(context: output.Context, name: str, alias: str) -> None:
             )
             talk.apply(msgspec.structs.replace(current, endpoints=endpoints, generation=current.generation + 1))
             version = next(e.arms[0].version for e in endpoints if e.name == name)
-            context.say(f"the server on {current.listen} now answers {name} with version {version}")
+            where = talk.status()["addresses"]["listen"]
+            context.say(f"the server on {where} now answers {name} with version {version}")
         except errors.WindlassError as e:
             refused.append(f"the server on {wanted.listen} keeps what it has: {e.message}")
         finally:
