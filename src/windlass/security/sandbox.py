@@ -22,6 +22,7 @@ import os
 import platform
 import selectors
 import signal
+import site
 import subprocess
 import sys
 import sysconfig
@@ -151,7 +152,12 @@ def python_paths() -> tuple[str, ...]:
     paths = sysconfig.get_paths()
     prefixes = {sys.prefix, sys.base_prefix, sys.base_exec_prefix}
     found = {paths[name] for name in names} | {f"{prefix}/{part}" for prefix in prefixes for part in ("lib", "lib64")}
-    return (*_SYSTEM, *sorted(found), str(Path(windlass.__file__).parent))
+    return (*_SYSTEM, *sorted(found), *_user_site(), str(Path(windlass.__file__).parent))
+
+
+def _user_site() -> tuple[str, ...]:
+    """Where `pip install --user` puts libraries; the child has another home, so it is told."""
+    return (site.getusersitepackages(),) if site.ENABLE_USER_SITE else ()
 
 
 def plain_text(text: str) -> str:
@@ -166,7 +172,7 @@ def last_words(output: bytes) -> str:
 
 def _environment(scratch: Path, import_from: Sequence[Path]) -> dict[str, str]:
     """Nothing of this process's own environment: no token, no proxy, no preloaded library."""
-    folders = [str(path.resolve()) for path in import_from]
+    folders = [*(str(path.resolve()) for path in import_from), *_user_site()]
     home = Path(windlass.__file__).parent.parent
     if str(home) not in (sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"]):
         folders.append(str(home))
