@@ -39,6 +39,7 @@ class Deletion:
 
     def delete(self, name: str, number: int, *, actor: str, reason: str) -> Deleted:
         """See `Registry.delete`."""
+        self._records.check_writable()
         now = self._clock()
         with self._rows.write() as connection:
             versions.lock_model(connection, name)

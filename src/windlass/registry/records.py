@@ -15,6 +15,8 @@ from windlass.registry import versions
 from windlass.storage import blobs
 from windlass.types import refs, strict_json
 
+FOLDER = "records"
+
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What cannot be told from a manifest: the number, the status, who and when."""
@@ -31,10 +33,23 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Records:
-    """The records below a store's root."""
+    """The records in a store that holds nothing else."""
 
-    def __init__(self, store_root: str) -> None:
-        self._store = blobs.BlobStore(f"{store_root}/records")
+    def __init__(self, store: blobs.BlobStore) -> None:
+        self._store = store
+
+    @classmethod
+    def below(cls, store_root: str) -> Records:
+        """The records of the registry whose blobs lie below this path or URL."""
+        return cls(blobs.BlobStore(f"{store_root}/{FOLDER}"))
+
+    def check_writable(self) -> None:
+        """`StoreReadOnly` if a record could not be made durable before."""
+        if self._store.read_only:
+            raise errors.StoreReadOnly(
+                f"the store of records is read-only since {self._store.read_only}: nothing was changed.",
+                hint="Check the disk, then restart.",
+            )
 
     def write(self, version: versions.Version) -> None:
         """Write a version's record. Writing it again changes nothing."""

@@ -67,6 +67,7 @@ class Registration:
 
     def push(self, package: Package, push: Push) -> Pushed:
         """See `Registry.push`."""
+        self._records.check_writable()
         _check_evidence(package.digest, push.evidence)
         needed = _needed(package)
         for _ in range(_TRIES):
@@ -101,8 +102,7 @@ class Registration:
 
     def _put(self, package: Package, needed: Mapping[str, manifest.BlobRef]) -> None:
         for digest in needed:
-            if not self._store.exists(digest):
-                self._store.restore(digest)
+            self._store.restore(digest)
         stored = {self._store.put(data) for _, data in package.entries()}
         if stored != set(needed.values()):
             raise errors.CorruptPackage("the package's files are not those that its manifest lists.")

@@ -80,7 +80,7 @@ class Registry:
     @classmethod
     def open_at(cls, database_url: str, store_root: str) -> Registry:
         """The registry with its rows at an SQLAlchemy URL and its bytes below a path or an object store's URL."""
-        return cls(database.open_database(database_url), blobs.BlobStore(store_root), records.Records(store_root))
+        return cls(database.open_database(database_url), blobs.BlobStore(store_root), records.Records.below(store_root))
 
     def close(self) -> None:
         """Give the database's connections back."""

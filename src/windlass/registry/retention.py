@@ -40,11 +40,11 @@ def announce(connection: sa.Connection, refs: Mapping[str, manifest.BlobRef], *,
 
 
 def hold(connection: sa.Connection, store: blobs.BlobStore, digests: Iterable[str]) -> bool:
-    """Whether every blob is in place; if so none can leave it before this transaction ends."""
+    """Whether every blob is in place and none in the trash; if so none can leave before this transaction ends."""
     wanted = sorted(digests)
     table = tables.blob
-    query = sa.select(table.c.digest).where(table.c.digest.in_(wanted)).order_by(table.c.digest).with_for_update()
-    held = set(connection.execute(query).scalars())
+    query = sa.select(table).where(table.c.digest.in_(wanted)).order_by(table.c.digest).with_for_update()
+    held = {row.digest for row in connection.execute(query) if row.trashed_at is None}
     return held == set(wanted) and all(map(store.exists, wanted))
 
 

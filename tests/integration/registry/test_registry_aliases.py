@@ -25,7 +25,7 @@ def test_history_says_who_what_when_and_why(place: Any, push: Push) -> None:
         return now[0]
 
     registry = registries.Registry(
-        database.open_database(place.url), blobs.BlobStore(place.store), records.Records(place.store), clock
+        database.open_database(place.url), blobs.BlobStore(place.store), records.Records.below(place.store), clock
     )
     push(registry, "a")
     push(registry, "b")
@@ -51,7 +51,10 @@ def test_history_says_who_what_when_and_why(place: Any, push: Push) -> None:
 def test_a_clock_set_back_does_not_reorder_history(place: Any, push: Push) -> None:
     now = [5_000.0]
     registry = registries.Registry(
-        database.open_database(place.url), blobs.BlobStore(place.store), records.Records(place.store), lambda: now[0]
+        database.open_database(place.url),
+        blobs.BlobStore(place.store),
+        records.Records.below(place.store),
+        lambda: now[0],
     )
     push(registry, "a")
     push(registry, "b")
