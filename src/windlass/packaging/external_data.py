@@ -141,6 +141,8 @@ def read_files(path: Path) -> dict[str, bytes]:
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         for location in sorted({external.location for external in inspect(files[MODEL_FILE]).externals}):
+            if location in (MODEL_FILE, path.name):
+                _refuse("it names a model file as its external data")
             files[location] = _read_beside(folder, location)
     finally:
         os.close(folder)
