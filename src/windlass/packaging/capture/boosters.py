@@ -1,13 +1,13 @@
 """Reads the trees of a boosted model out of what its framework writes about it: no code of the framework is needed.
 
-Used by the capture sources of XGBoost, LightGBM and scikit-learn. What cannot be said in ONNX with the same numbers
-is refused by name. Must never approximate.
+Used by the capture sources of XGBoost and LightGBM, and by scikit-learn's for pipelines that end in one of them. What
+cannot be said in ONNX with the same numbers is refused by name. Must never approximate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -200,33 +200,6 @@ def _lightgbm_missing(described: Mapping[str, Any], threshold: float) -> bool:
             hint="Train with zero_as_missing=False.",
         )
     return default
-
-
-def read_histogram(predictors: Sequence[Sequence[Any]], features: int, base: Sequence[float]) -> trees.Ensemble:
-    """The ensemble of scikit-learn's histogram boosting, before its link: `predictors` by iteration and target."""
-    found = [
-        _histogram_tree(predictor, target) for iteration in predictors for target, predictor in enumerate(iteration)
-    ]
-    return trees.Ensemble(tuple(found), features, tuple(float(b) for b in base), "BRANCH_LEQ", double=True)
-
-
-def _histogram_tree(predictor: Any, target: int) -> trees.Tree:
-    nodes = predictor.nodes
-    leaf = nodes["is_leaf"].astype(bool)
-    members: dict[int, tuple[float, ...]] = {}
-    for node in np.flatnonzero(nodes["is_categorical"].astype(bool) & ~leaf):
-        words = predictor.raw_left_cat_bitsets[nodes["bitset_idx"][node]]
-        members[int(node)] = tuple(float(c) for c in range(32 * len(words)) if words[c // 32] >> np.uint32(c % 32) & 1)
-    return trees.Tree(
-        feature=nodes["feature_idx"].tolist(),
-        threshold=nodes["num_threshold"].tolist(),
-        left=np.where(leaf, -1, nodes["left"].astype(np.int64)).tolist(),
-        right=np.where(leaf, -1, nodes["right"].astype(np.int64)).tolist(),
-        missing_left=nodes["missing_go_to_left"].astype(bool).tolist(),
-        value=nodes["value"].tolist(),
-        target=target,
-        members=members,
-    )
 
 
 def rows_near(ensemble: trees.Ensemble, count: int, rng: np.random.Generator) -> tensor.Array:

@@ -33,11 +33,11 @@ class Found(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-def rows(run: Run, example: tensor.Tensors, rng: np.random.Generator) -> Found:
+def rows(run: Run, example: tensor.Tensors, rng: np.random.Generator, gap: float = 0.0) -> Found:
     """At least 1024 rows: a pair for each split that was found, and where they are few, rows a step or two beside.
 
     In a real row, one number is exchanged for another row's; where that changes the answer, the interval between the
-    two is halved until its ends are neighbours in the input's own precision.
+    two is halved until its ends are neighbours in the input's own precision, or nearer than `gap` of their size.
     """
     numeric = [name for name, array in example.items() if array.dtype.kind == "f"]
     pool = _pool(example, numeric, rng)
@@ -47,11 +47,11 @@ def rows(run: Run, example: tensor.Tensors, rng: np.random.Generator) -> Found:
         found = pool
         note = "no split is within reach of the example: rows near it were tried instead."
     else:
-        low, high = _halved(run, _pick(low, differ), _pick(high, differ))
+        low, high = _halved(run, _pick(low, differ), _pick(high, differ), gap)
         found = {name: np.concatenate([low[name], high[name]]) for name in low}
         note = f"rows on both sides of {len(differ)} splits were tried."
     size = len(next(iter(found.values())))
-    parts = [found, *(_shifted(found, numeric, rng) for _ in range(-(-2 * PAIRS // size) - 1))]
+    parts = [found, *(_shifted(found, numeric, rng, gap) for _ in range(-(-2 * PAIRS // size) - 1))]
     return Found({name: np.concatenate([part[name] for part in parts]) for name in found}, (note,))
 
 
@@ -87,11 +87,11 @@ def _exchanged(
     return low, high
 
 
-def _halved(run: Run, low: tensor.Tensors, high: tensor.Tensors) -> tuple[tensor.Tensors, tensor.Tensors]:
+def _halved(run: Run, low: tensor.Tensors, high: tensor.Tensors, gap: float) -> tuple[tensor.Tensors, tensor.Tensors]:
     """Both ends moved together until nothing lies between them; they are answered differently all the while."""
     left = run(low)
     for _ in range(_HALVINGS):
-        middle = {name: _middle(low[name], high[name]) for name in low}
+        middle = {name: _middle(low[name], high[name], gap) for name in low}
         if all(((middle[name] == low[name]) | (middle[name] == high[name])).all() for name in low):
             break
         same = ~_differ(left, run(middle))
@@ -117,21 +117,25 @@ def trials(run: Run, found: tensor.Tensors, max_batch: int) -> list[draft.Trial]
     return made
 
 
-def _shifted(rows_: tensor.Tensors, numeric: list[str], rng: np.random.Generator) -> tensor.Tensors:
-    """The rows with every number moved by up to two rounding steps."""
+def _shifted(rows_: tensor.Tensors, numeric: list[str], rng: np.random.Generator, gap: float) -> tensor.Tensors:
+    """The rows with every number moved by up to two rounding steps, or two times `gap` of its size."""
     shifted = dict(rows_)
     for name in numeric:
         array = rows_[name]
         steps = rng.integers(-2, 3, array.shape)
-        shifted[name] = (array + steps * np.spacing(np.abs(array))).astype(array.dtype)
+        one = np.maximum(np.spacing(np.abs(array)), gap * np.abs(array))
+        shifted[name] = (array + steps * one).astype(array.dtype)
     return shifted
 
 
-def _middle(low: tensor.Array, high: tensor.Array) -> tensor.Array:
+def _middle(low: tensor.Array, high: tensor.Array, gap: float) -> tensor.Array:
+    """Half way, or `low` where the two are near enough."""
     if low.dtype.kind != "f":
         return low
     # Half each before adding, so that nothing overflows.
-    return np.asarray(low * low.dtype.type(0.5) + high * high.dtype.type(0.5))
+    middle = low * low.dtype.type(0.5) + high * high.dtype.type(0.5)
+    near = np.abs(high - low) <= gap * np.maximum(np.abs(low), np.abs(high))
+    return np.asarray(np.where(near, low, middle))
 
 
 def _where(rows_: tensor.Array, first: tensor.Array, second: tensor.Array) -> tensor.Array:

@@ -20,22 +20,29 @@ from windlass.types import signature, tensor
 INPUT, LABEL, PROBABILITIES, PREDICTION = "input", "label", "probabilities", "prediction"
 
 
+# Far above what adding up columns in another order changes in double, far below the precision of float.
+_GAP = 1e-9
+
+
 class Feature(msgspec.Struct, frozen=True):
     """One column of the table. `categories` are the texts that the model knows, in the order of their codes.
 
-    `datatype` is the tensor's when columns are sent apart; a category is then sent as text (BYTES).
+    `datatype` is the tensor's when columns are sent apart; a category is then sent as text (BYTES) or as its number
+    (INT64), and if it is `closed` the model refuses all others.
     """
 
     name: str
     categories: tuple[str, ...] = ()
     datatype: str = ""
+    closed: bool = False
 
 
 class Table(msgspec.Struct, frozen=True):
     """A captured model of a table. `run` asks the original; `example` are rows for it, real unless `synthetic`.
 
     `classes` are the class names in the order of the probabilities; empty for other models. `trees` asks for rows at
-    the splits. `separate` gives every column a tensor of its own.
+    the splits. `separate` gives every column a tensor of its own. `ranked`: the label is the highest probability's.
+    `sums`: sums over columns come before the trees, so that nothing is known of rows closer to a split than `_GAP`.
     """
 
     model: bytes
@@ -48,6 +55,7 @@ class Table(msgspec.Struct, frozen=True):
     trees: bool = True
     separate: bool = False
     ranked: bool = True
+    sums: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -113,7 +121,14 @@ def finish(table: Table, options: base.Options) -> draft.Draft:
     recorded = trials.record(table.run, spec, table.example, max_batch=options.max_batch, seed=options.seed)
     made, notes = list(recorded.trials), [*table.notes, *recorded.notes]
     if table.trees:
-        found = splits.rows(table.run, table.example, np.random.default_rng(options.seed))
+        found = splits.rows(
+            table.run, table.example, np.random.default_rng(options.seed), gap=_GAP if table.sums else 0.0
+        )
+        if table.sums:
+            notes.append(
+                f"steps before the trees add up columns: rows within {_GAP:g} of a split (by their size) were not "
+                "tried, since there the order of adding up decides."
+            )
         made += splits.trials(table.run, found.rows, recorded.max_batch)
         notes += found.notes
     return draft.Draft(
@@ -133,7 +148,10 @@ def finish(table: Table, options: base.Options) -> draft.Draft:
 def _signature(table: Table) -> signature.Signature:
     """The signature that the example and its answer have."""
     few = {name: array[:2] for name, array in table.example.items()}
-    inputs = tuple(_spec(name, array) for name, array in few.items())
+    closed = {feature.name: feature.categories for feature in table.features if table.separate and feature.closed}
+    inputs = tuple(
+        msgspec.structs.replace(_spec(name, array), categories=closed.get(name, ())) for name, array in few.items()
+    )
     return signature.Signature(inputs, tuple(_spec(name, array) for name, array in table.run(few).items()))
 
 
@@ -143,29 +161,30 @@ def _spec(name: str, array: tensor.Array) -> signature.TensorSpec:
 
 def _transforms(table: Table, spec: signature.Signature) -> tuple[draft.TransformDraft, ...]:
     """`tabular` for CSV rows and records by column name; `classify` where the decision is the highest probability."""
-    missing = {item.name: "refuse" if item.missing == "refuse" else "nan" for item in spec.inputs}
-    columns: list[dict[str, Any]] = []
-    for feature in table.features:
-        rule = missing[feature.name if table.separate else INPUT]
-        column: dict[str, Any] = {"name": feature.name, "missing": rule}
-        if table.separate and feature.datatype == "BYTES":
-            # An encoder in the model has its own word on unknown categories.
-            column |= {"kind": "category", "encoding": "text", "missing": "refuse"}
-        elif feature.categories:
-            unknown = "nan" if rule == "nan" else "refuse"
-            column |= {"kind": "category", "categories": list(feature.categories), "unknown": unknown}
-        elif feature.datatype == "INT64":
-            column |= {"missing": "refuse"}
-        if table.separate and feature.datatype in ("FP32", "FP64", "INT64"):
-            column |= {"datatype": feature.datatype}
-        columns.append(column)
+    inputs = {item.name: item for item in spec.inputs}
+    columns = [_column(feature, inputs[feature.name if table.separate else INPUT], table) for feature in table.features]
     parameters: dict[str, Any] = {"columns": columns}
     if table.separate:
         parameters["separate"] = True
     else:
         parameters |= {"input": INPUT, "datatype": spec.inputs[0].datatype}
     made = [draft.TransformDraft("tabular", parameters)]
-    if len(table.classes) > 1 and table.ranked:
+    if len(table.classes) > 1 and table.ranked and PROBABILITIES in {item.name for item in spec.outputs}:
         names = list(table.classes)
         made.append(draft.TransformDraft("classify", {"output": PROBABILITIES, "activation": "none", "labels": names}))
     return tuple(made)
+
+
+def _column(feature: Feature, item: signature.TensorSpec, table: Table) -> dict[str, Any]:
+    """The parameters of one column of `tabular`."""
+    column: dict[str, Any] = {"name": feature.name}
+    missing = "refuse" if item.missing == "refuse" else "nan"
+    if not table.separate:
+        if not feature.categories:
+            return {**column, "missing": missing}
+        known = {"kind": "category", "categories": list(feature.categories)}
+        return {**column, **known, "missing": missing, "unknown": missing}
+    if feature.datatype == "BYTES":
+        closed = {"categories": list(feature.categories)} if feature.closed else {}
+        return {**column, **closed, "kind": "category", "encoding": "text"}
+    return {**column, "datatype": feature.datatype, "missing": "refuse" if feature.datatype == "INT64" else missing}

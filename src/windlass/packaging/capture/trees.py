@@ -31,7 +31,7 @@ class Tree(msgspec.Struct, frozen=True):
     """One tree by arrays over its nodes; node 0 is the root, and `left` is negative on a leaf.
 
     A row goes left if its `feature` compares true with `threshold`, or is one of `members[node]`, or is missing (NaN)
-    and `missing_left` is set. `value` counts on leaves only, for the output `target`.
+    and `missing_left` is set. `value` counts on leaves only: a number for the output `target`, or one for each output.
     """
 
     feature: Sequence[int]
@@ -39,7 +39,7 @@ class Tree(msgspec.Struct, frozen=True):
     left: Sequence[int]
     right: Sequence[int]
     missing_left: Sequence[bool]
-    value: Sequence[float]
+    value: Sequence[float] | tensor.Array
     target: int = 0
     members: dict[int, tuple[float, ...]] = {}
 
@@ -75,14 +75,15 @@ class _Table:
 
     def _add(self, number: int, tree: Tree) -> None:
         if tree.left[0] < 0:
-            self.base[tree.target] += tree.value[0]
+            for target, weight in _weights(tree, 0):
+                self.base[target] += weight
             return
         count = len(tree.left)
         spare = count
         for node in range(count):
             if tree.left[node] < 0:
                 self.nodes.append((number, node, 0, "LEAF", 0.0, 0, 0, 0))
-                self.leaves.append((number, node, tree.target, float(tree.value[node])))
+                self.leaves.extend((number, node, target, weight) for target, weight in _weights(tree, node))
                 continue
             feature, missing = int(tree.feature[node]), int(tree.missing_left[node])
             left, right = int(tree.left[node]), int(tree.right[node])
@@ -97,6 +98,16 @@ class _Table:
                 self.nodes.append((number, place, feature, "BRANCH_EQ", member, left, spare, missing))
                 place, spare = spare, spare + 1
             self.nodes.append((number, place, feature, "BRANCH_EQ", members[-1], left, right, missing))
+
+
+def _weights(tree: Tree, leaf: int) -> list[tuple[int, float]]:
+    """What a leaf adds, by output."""
+    value = np.asarray(tree.value[leaf])
+    if not value.ndim:
+        return [(tree.target, float(value))]
+    # Most classes have nothing on a leaf; the operator wants one entry at least.
+    found = [(target, float(weight)) for target, weight in enumerate(value.tolist()) if weight]
+    return found or [(0, 0.0)]
 
 
 def ensemble_node(ensemble: Ensemble, source: str, result: str) -> onnx.NodeProto:
@@ -131,15 +142,20 @@ def ensemble_node(ensemble: Ensemble, source: str, result: str) -> onnx.NodeProt
 class Graph:
     """An ONNX graph under way. Every method adds one operator and returns the name of its result."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str = "") -> None:
+        self.prefix = prefix
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def constant(self, values: tensor.Array) -> str:
         """A constant; text is an object array of str."""
-        name = f"constant_{len(self.constants)}"
+        name = f"{self.prefix}constant_{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(values, name))
         return name
+
+    def fresh(self) -> str:
+        """A name for the next result."""
+        return f"{self.prefix}step_{len(self.nodes)}"
 
     def number(self, value: float) -> str:
         """An FP32 constant."""
@@ -147,7 +163,7 @@ class Graph:
 
     def add(self, operator: str, *inputs: str, result: str = "", **attributes: Any) -> str:
         """An operator of the default domain."""
-        result = result or f"step_{len(self.nodes)}"
+        result = result or self.fresh()
         self.nodes.append(helper.make_node(operator, list(inputs), [result], name=f"node_{result}", **attributes))
         return result
 
@@ -179,7 +195,7 @@ def scores(graph: Graph, ensemble: Ensemble, source: str) -> str:
     if coded.any():
         # Both frameworks cut a category's code to a whole number before they look it up.
         source = graph.add("Where", graph.constant(coded), graph.add("Floor", source), source)
-    node = ensemble_node(ensemble, source, f"step_{len(graph.nodes)}")
+    node = ensemble_node(ensemble, source, graph.fresh())
     graph.nodes.append(node)
     raw = str(node.output[0])
     if ensemble.steepness != 1.0:

@@ -105,6 +105,8 @@ def _features(learner: Any, count: int) -> tuple[tables.Feature, ...]:
 
 def _runner(xgboost: Any, booster: Any, classes: int) -> Callable[[tensor.Tensors], tensor.Tensors]:
     names, types = booster.feature_names, booster.feature_types
+    # A copy, since the setting would stay with the user's model.
+    booster = booster.copy()
     booster.set_param({"nthread": 1})
 
     def run(inputs: tensor.Tensors) -> tensor.Tensors:
