@@ -128,7 +128,7 @@ def check(files: Mapping[str, Buffer], main: str = MODEL_FILE) -> Contents:
     _check_ranges(contents.externals, {name: memoryview(data).nbytes for name, data in files.items() if name != main})
     unused = set(files) - {main} - {external.location for external in contents.externals}
     if unused:
-        _refuse(f"the package has the file '{sorted(unused)[0]}', which the model does not use")
+        _refuse(f"the package has the file {sorted(unused)[0]!r}, which the model does not use")
     return contents
 
 
@@ -162,14 +162,14 @@ def _read_beside(folder: int, location: str) -> bytes:
         with os.fdopen(fd, "rb") as file:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                _refuse(f"its external data '{location}' is no regular file")
+                _refuse(f"its external data {location!r} is no regular file")
             if status.st_nlink != 1:
-                _refuse(f"its external data '{location}' is a hard link: it has another name elsewhere")
+                _refuse(f"its external data {location!r} is a hard link: it has another name elsewhere")
             return file.read()
     except FileNotFoundError:
-        _refuse(f"its external data '{location}' is not beside it")
+        _refuse(f"its external data {location!r} is not beside it")
     except OSError:
-        _refuse(f"its external data '{location}' is a link or cannot be read")
+        _refuse(f"its external data {location!r} is a link or cannot be read")
     finally:
         for fd in opened:
             os.close(fd)
@@ -202,7 +202,7 @@ def _conclude(walk: _Walk) -> Contents:
     foreign = [domain for domain in foreign if domain in walk.used]
     if foreign:
         raise errors.Unsupported(
-            f"The ONNX file uses operators of '{foreign[0][:80]}', which onnxruntime does not ship.",
+            f"The ONNX file uses operators of {foreign[0][:80]!r}, which onnxruntime does not ship.",
             hint="Custom operators are native code and are not loaded: export the model without them.",
         )
     return Contents(ir_version, opset, tuple(walk.externals))
@@ -242,12 +242,12 @@ def _read_tensor(message: memoryview, walk: _Walk) -> None:
     if not entries and locations in ([], [0]):
         return
     if locations != [_EXTERNAL] or len(kinds) != 1 or inline:
-        _refuse(f"its tensor '{name[:64]}' is neither inline nor external")
+        _refuse(f"its tensor {name[:64]!r} is neither inline nor external")
     walk.externals.append(_external(name, entries, kinds[0], dims))
 
 
 def _external(name: str, entries: list[tuple[str, str]], kind: int, dims: list[int]) -> External:
-    where = f"its external tensor '{name[:64]}'"
+    where = f"its external tensor {name[:64]!r}"
     values = dict(entries)
     if len(values) != len(entries):
         _refuse(f"{where} has a key twice")
@@ -288,11 +288,11 @@ def _number(where: str, text: str) -> int:
 def _check_ranges(externals: tuple[External, ...], sizes: Mapping[str, int]) -> None:
     ends: dict[str, int] = {}
     for external in sorted(externals, key=lambda e: (e.location, e.offset, e.length)):
-        where = f"its external tensor '{external.tensor[:64]}'"
+        where = f"its external tensor {external.tensor[:64]!r}"
         if external.location not in sizes:
             _refuse(f"{where} is in {external.location[:80]!r}, which is not one of the package's files")
         if external.offset + external.length > sizes[external.location]:
-            _refuse(f"{where} reaches beyond the end of '{external.location}'")
+            _refuse(f"{where} reaches beyond the end of {external.location!r}")
         if external.length and external.offset < ends.get(external.location, 0):
             _refuse(f"{where} overlaps another one")
         ends[external.location] = max(ends.get(external.location, 0), external.offset + external.length)

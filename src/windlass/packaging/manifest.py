@@ -49,13 +49,11 @@ def decode(data: bytes | memoryview) -> manifest.Manifest:
     try:
         plain = strict_json.loads(raw, what="the manifest", max_bytes=MAX_BYTES)
         _check_version(plain)
-        value = msgspec.convert(plain, manifest.Manifest)
+        value = strict_json.convert(plain, manifest.Manifest, what="the manifest")
         check(value)
         if encode(value) != raw:
             raise errors.CorruptPackage("the manifest is not in its canonical spelling, so its digest means nothing")
         return value
-    except msgspec.ValidationError as e:
-        raise errors.CorruptPackage(f"the manifest is not as expected: {e}") from None
     except errors.InvalidInput as e:
         raise errors.CorruptPackage(e.message) from None
 
@@ -112,11 +110,11 @@ def _check_signature(value: signature.Signature, limits: manifest.Limits) -> Non
             _refuse(f"signature.{side}", f"has {len(specs)} tensors: 1 to {MAX_TENSORS} are allowed")
         _check_unique(f"signature.{side}", [spec.name for spec in specs])
         for spec in specs:
-            _check_tensor(f"signature.{side} '{spec.name[:64]}'", spec, limits)
+            _check_tensor(f"signature.{side} {spec.name[:64]!r}", spec, limits)
     names = {spec.name for spec in value.inputs}
     used = {d for spec in value.inputs + value.outputs for d in spec.shape if isinstance(d, str)}
     for name, dimension in value.dimensions.items():
-        where = f"signature.dimensions '{name[:64]}'"
+        where = f"signature.dimensions {name[:64]!r}"
         if name not in used:
             _refuse(where, "is in no tensor's shape")
         _check_number(f"{where}.minimum", dimension.minimum, 0, MAX_REQUEST)
@@ -192,7 +190,7 @@ def _check_unique(where: str, names: Iterable[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
-            _refuse(where, f"has '{name[:64]}' twice")
+            _refuse(where, f"has {name[:64]!r} twice")
         seen.add(name)
 
 

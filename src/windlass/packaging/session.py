@@ -62,7 +62,12 @@ def open(  # noqa: A001 - read as session.open
         )
     files = package.model_files()
     if spec.runtime == "onnx":
-        external_data.check(files)
+        contents = external_data.check(files)
+        if (contents.ir_version, contents.opset) != (spec.ir_version, spec.opset):
+            raise errors.CorruptPackage(
+                f"The model's file is of IR version {contents.ir_version} and opset {contents.opset}: "
+                f"the manifest says {spec.ir_version} and {spec.opset}."
+            )
     model = runtime.load(files, options)
     try:
         check_signature(package.manifest.signature, model)

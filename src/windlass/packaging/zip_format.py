@@ -18,6 +18,7 @@ MAX_RATIO = 200
 # Compressed files are inflated in memory: all of an archive's together may take this much. Stored ones are mapped.
 MAX_INFLATED = 64 << 20
 _CHUNK = 1 << 20
+_MAX_RECORD = 512
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
 _CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 _END = struct.Struct("<IHHHHIIH")
@@ -102,6 +103,8 @@ def entries(file: BinaryIO) -> dict[str, Entry]:
     count, size, offset = _read_end(file, length)
     if count > MAX_ENTRIES:
         _refuse(f"it has {count} entries: at most {MAX_ENTRIES} are read")
+    if size > count * _MAX_RECORD:
+        _refuse("its directory is larger than the names of a package need")
     file.seek(offset)
     records = list(_read_central(file.read(size), count))
     found: dict[str, Entry] = {}
@@ -126,7 +129,7 @@ def read(file: BinaryIO, entry: Entry) -> bytes:
     file.seek(entry.start)
     data = _inflate(file, entry) if entry.deflated else file.read(entry.size)
     if len(data) != entry.size or zlib.crc32(data) != entry.crc:
-        _refuse(f"the entry '{entry.name}' is not what its header says")
+        _refuse(f"the entry {entry.name[:100]!r} is not what its header says")
     return data
 
 
@@ -144,11 +147,11 @@ def _inflate(file: BinaryIO, entry: Entry) -> bytes:
             parts.append(inflater.decompress(piece, room + 1))
             room -= len(parts[-1])
             if room < 0 or inflater.unconsumed_tail:
-                _refuse(f"the entry '{entry.name}' holds more than it declares")
+                _refuse(f"the entry {entry.name[:100]!r} holds more than it declares")
     except zlib.error:
-        _refuse(f"the entry '{entry.name}' cannot be decompressed")
+        _refuse(f"the entry {entry.name[:100]!r} cannot be decompressed")
     if left or not inflater.eof or inflater.unused_data:
-        _refuse(f"the entry '{entry.name}' is not one whole compressed stream")
+        _refuse(f"the entry {entry.name[:100]!r} is not one whole compressed stream")
     return b"".join(parts)
 
 

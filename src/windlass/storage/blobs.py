@@ -196,8 +196,12 @@ def _difference(data: Buffer, digest: str, size: int | None) -> str:
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_CHUNK):
-        yield chunk
+    """The file's bytes. That it cannot be read says nothing about the store's own disk."""
+    try:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+    except OSError as e:
+        raise errors.Unavailable(f"The file to store could not be read: {e.strerror}.") from None
 
 
 def _hashed_chunks(file: BinaryIO, ref: manifest.BlobRef) -> Iterator[bytes]:

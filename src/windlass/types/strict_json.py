@@ -53,10 +53,17 @@ def loads(data: bytes, *, what: str, max_bytes: int = 4_194_304, max_depth: int 
 
 def decode(data: bytes, kind: type[T], *, what: str, max_bytes: int = 4_194_304) -> T:
     """Parse strictly, then convert to a struct; an unknown field, a missing one or a wrong type is `InvalidInput`."""
+    return convert(loads(data, what=what, max_bytes=max_bytes), kind, what=what)
+
+
+def convert(value: Any, kind: type[T], *, what: str) -> T:
+    """What `loads` gave, as a struct; an unknown field, a missing one or a wrong type is `InvalidInput`."""
     try:
-        return msgspec.convert(loads(data, what=what, max_bytes=max_bytes), kind)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as e:
-        raise errors.InvalidInput(f"{what} is not as expected: {e}") from None
+        # The message holds names from the document: escaped, for they may end up on a terminal.
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(e))
+        raise errors.InvalidInput(f"{what} is not as expected: {text[:300]}") from None
 
 
 def canonical(value: Any) -> bytes:

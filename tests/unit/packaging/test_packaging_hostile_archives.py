@@ -287,10 +287,11 @@ ZIPS: dict[str, dict[str, Callable[[], bytes]]] = {
         "lzma": lambda: lying(method=14),
         "version-too-new": lambda: lying(version=63),
     },
-    "its directory (has bytes left over|ends inside)|64-bit directory|10001 entries": {
+    "its directory (has bytes left over|ends inside|is larger)|64-bit directory|10001 entries": {
         "fewer-entries-counted": lambda: counted(2),
         "more-entries-counted": lambda: counted(4),
         "too-many-entries": lambda: counted(10_001),
+        "directory-of-megabytes": lambda: lying(central_extra=bytes(60_000)),
         "64-bit-without-record": lambda: counted(0xFFFF),
     },
     "has two sizes|reaches into the directory": {

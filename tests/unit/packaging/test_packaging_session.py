@@ -230,6 +230,11 @@ class TestSession:
             session.open(made)
         assert not loads
 
+    def test_versions_are_those_that_the_manifest_says(self) -> None:
+        other = msgspec.structs.replace(package().manifest.model, opset=19)
+        with pytest.raises(errors.CorruptPackage, match="opset 20: the manifest says 10 and 19"):
+            session.open(changed(lambda m: msgspec.structs.replace(m, model=other)))
+
     def test_a_runtime_that_carries_code_is_not_loaded_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("windlass.runtimes.onnx.OnnxRuntime.carries_code", True)
         with pytest.raises(errors.Unsupported, match="carry code"):

@@ -117,6 +117,30 @@ class TestEveryVolume:
         assert store.delete(ref.digest)
         assert list(store.quarantined()) == []
 
+    def test_a_file_that_cannot_be_read_says_nothing_of_the_store(self, store: blobs.BlobStore) -> None:
+        class Bad(io.BytesIO):
+            rewound = False
+
+            def seek(self, offset: int, whence: int = 0) -> int:
+                self.rewound = True
+                return super().seek(offset, whence)
+
+            def read(self, size: int | None = -1) -> bytes:
+                if self.rewound:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                return super().read(size)
+
+        with pytest.raises(errors.Unavailable, match="file to store could not be read"):
+            store.put(Bad(DATA))
+        assert not store.read_only
+        assert list(store.digests()) == []
+        assert store.put(DATA)
+
+
+def test_a_place_that_is_none_is_a_sentence() -> None:
+    with pytest.raises(errors.UsageError, match="is no place for a blob store"):
+        blobs.BlobStore("nosuch://bucket/x")
+
 
 class TestCorruption:
     @pytest.mark.promise("P-60")

@@ -146,6 +146,7 @@ def test_canonical_does_not_depend_on_order() -> None:
         (b"{}", "missing required field `x`"),
         (b'{"x":"1"}', "Expected `int`"),
         (b"[]", "Expected `object`"),
+        (b'{"x":1,"\\u001b[2J":2}', r"unknown field `\\x1b\[2J`"),
     ],
 )
 def test_decode_takes_exactly_the_struct(data: bytes, message: str) -> None:
