@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
+import msgspec
+
 from windlass import errors
 from windlass.types import directory, inference
 
@@ -16,7 +18,7 @@ Permission = Literal["health", "model:read", "model:predict", "model:load", "adm
 Parameters: TypeAlias = Mapping[str, str]
 
 
-class Head(NamedTuple):
+class Head(msgspec.Struct, frozen=True):
     """The request line and headers. Header names are lower-case; `path` is percent-decoded, without the query."""
 
     method: str
@@ -24,10 +26,9 @@ class Head(NamedTuple):
     query: str
     headers: Mapping[bytes, bytes]
     peer: str
-    request_id: str
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True):
     """What to write. `status` None is the usual success."""
 
     body: bytes

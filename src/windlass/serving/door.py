@@ -7,33 +7,32 @@ a model it may not see than about one that does not exist.
 
 from __future__ import annotations
 
-import fnmatch
 import hmac
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from windlass import errors
-from windlass.protocols import base
 from windlass.security import keys
-from windlass.serving import routes
-from windlass.types import directory, spec
+from windlass.serving import routes, visible
+from windlass.types import directory, refs, spec
 
 LOCAL_SCOPES = ("model:read", "model:predict")
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _REMEMBERED = 4_096
 
 
-class Identity(NamedTuple):
-    """Who asks: the key's id, or `local`; what it may do, and to which models (globs)."""
+class Identity(msgspec.Struct, frozen=True):
+    """Who asks: the key's id, or `local`; what it may do, and to which models (globs; None: to all)."""
 
     id: str
-    scopes: tuple[str, ...]
-    models: tuple[str, ...]
+    scopes: frozenset[str]
+    models: tuple[str, ...] | None
     expires_at: float | None
 
 
-class Permit(NamedTuple):
+class Permit(msgspec.Struct, frozen=True):
     """What the door let through. `view` is set when the route asks a model."""
 
     match: routes.Match
@@ -42,8 +41,8 @@ class Permit(NamedTuple):
     max_body: int
 
 
-LOCAL = Identity("local", LOCAL_SCOPES, ("*",), None)
-OPERATOR = Identity("operator", ("model:read", "model:predict", "model:load", "admin"), ("*",), None)
+LOCAL = Identity("local", frozenset(LOCAL_SCOPES), None, None)
+OPERATOR = Identity("operator", frozenset(("model:read", "model:predict", "model:load", "admin")), None, None)
 
 
 class Door:
@@ -89,25 +88,19 @@ class Door:
         if b"origin" in headers:
             _check_origin(headers[b"origin"], host)
         match = self.table.find(method, target)
-        route = match.route
-        if route.permission == "health":
+        if match.permission == "health":
             return Permit(match, LOCAL, None, 0)
         caller = self._caller(headers)
-        if route.permission not in caller.scopes:
+        if match.permission not in caller.scopes:
             if caller is LOCAL:
-                raise errors.NotAllowed(f"this route needs the permission {route.permission}: send a key that has it")
-            raise errors.NotAllowed(f"this key lacks the permission {route.permission}")
-        name = match.parameters.get("model")
-        if (
-            name is not None
-            and caller.models != ("*",)
-            and not any(fnmatch.fnmatchcase(name, m) for m in caller.models)
-        ):
-            raise errors.NotFound(f"Request for unknown model: '{name}' is not found")
+                raise errors.NotAllowed(f"this route needs the permission {match.permission}: send a key that has it")
+            raise errors.NotAllowed(f"this key lacks the permission {match.permission}")
+        if caller.models is not None and match.model and not visible.allows(caller.models, match.model):
+            raise visible.unknown(match.model)
         view = None
         max_body = self.limits.max_body
-        if isinstance(route.action, base.InferRoute):
-            view = self._models.find(match.parameters["model"], match.parameters.get("version", ""))
+        if match.infers:
+            view = self._find(match, caller)
             if self.in_flight >= self.limits.max_in_flight:
                 raise errors.Overloaded("the server has as many requests in flight as it may")
             max_body = min(max_body, view.limits.max_body)
@@ -115,6 +108,17 @@ class Door:
         if length is not None and int(length) > max_body:
             raise errors.PayloadTooLarge(f"the body has {int(length)} bytes: at most {max_body} are accepted")
         return Permit(match, caller, view, max_body)
+
+    def models_for(self, caller: Identity) -> directory.ModelDirectory:
+        """The models as this caller may see them."""
+        return self._models if caller.models is None else visible.Visible(self._models, caller.models)
+
+    def _find(self, match: routes.Match, caller: Identity) -> directory.ModelView:
+        try:
+            return self._models.find(match.model, match.version)
+        except errors.NotFound as e:
+            seen = [state.name for state in self.models_for(caller).states()]
+            raise errors.NotFound(e.message, hint=refs.nearest(match.model, seen)) from None
 
     def _check_host(self, host: bytes) -> None:
         """Refuse names that are not ours, so that a page cannot reach this server by a name that it controls."""
@@ -148,7 +152,8 @@ class Door:
         expected = key.hmac if key is not None else "0" * 64
         if not hmac.compare_digest(keys.hmac_of(text, self._pepper), expected) or key is None:
             raise errors.Unauthenticated("this key is not valid")
-        identity = Identity(key.id, key.scopes, key.models, key.expires_at)
+        models = None if "*" in key.models else key.models
+        identity = Identity(key.id, frozenset(key.scopes), models, key.expires_at)
         if len(self._known_callers) >= _REMEMBERED:
             self._known_callers.clear()
         self._known_callers[credential] = identity

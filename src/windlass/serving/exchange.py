@@ -10,10 +10,12 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from windlass import errors
 from windlass.protocols import base
 from windlass.serving import counters, door, listener, responses
-from windlass.types import inference
+from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
 DISCARD_BYTES = 1_048_576
@@ -43,42 +45,37 @@ class Peer(Protocol):
         ...
 
 
-class Exchange:
+class _Asked(msgspec.Struct, frozen=True, gc=False):
+    """What the encoder needs again when the model has answered."""
+
+    head: base.Head
+    view: directory.ModelView
+    action: base.InferRoute
+
+
+class Exchange(msgspec.Struct, eq=False):
     """A request under way. `complete` is called when its last byte is there.
 
-    The defaults are the class's, not slots: most requests never set most of them.
+    `lines` are header lines for the response, each with its line end. A struct, because one is made for every request.
     """
 
+    _connection: Peer
+    _listener: listener.Listener
+    _method: bytes
+    _target: bytes
+    _headers: dict[bytes, bytes]
+    keep_alive: bool
+    _lines: bytes
+    request_id: str
     permit: door.Permit | None = None
     response: bytes | None = None
-    answered = False
-    refused = False
-    arrived = 0.0
-    _head: base.Head | None = None
+    answered: bool = False
+    refused: bool = False
+    arrived: float = 0.0
     _body: bytes | bytearray = b""
-    _size = 0
+    _size: int = 0
     _call: inference.Call | None = None
-
-    def __init__(
-        self,
-        connection: Peer,
-        context: listener.Listener,
-        method: bytes,
-        target: bytes,
-        headers: dict[bytes, bytes],
-        keep_alive: bool,
-        lines: bytes,
-    ) -> None:
-        """`lines` are header lines for the response, each with its line end."""
-        self.keep_alive = keep_alive
-        self._connection = connection
-        self._listener = context
-        self._method = method
-        self._target = target
-        self._headers = headers
-        self._lines = lines
-        given = headers.get(b"x-request-id")
-        self.request_id = context.new_id() if given is None else context.request_id(given)
+    _asked: _Asked | None = None
 
     def admit(self) -> None:
         """Ask the door; a refusal is answered at once and the body is thrown away."""
@@ -132,9 +129,7 @@ class Exchange:
         if self.refused or permit is None:
             return
         match = permit.match
-        self._head = head = base.Head(
-            match.route.method, match.path, match.query, self._headers, self._connection.peer, self.request_id
-        )
+        head = base.Head(match.route.method, match.path, match.query, self._headers, self._connection.peer)
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         self._body = b""
         try:
@@ -162,28 +157,34 @@ class Exchange:
             return
         match, view = permit.match, permit.view
         action = match.route.action
-        if isinstance(action, base.InferRoute) and view is not None:
-            decoded = action.decode(head, match.parameters, body, view)
-            if isinstance(decoded, base.Later):
-                self._elsewhere(decoded.work, self._ask)
-            else:
-                self._ask(decoded)
-            return
         if isinstance(action, base.QueryRoute):
-            answer = action.answer(head, match.parameters, body, self._listener.models)
+            answer = action.answer(head, match.parameters, body, self._listener.door.models_for(permit.identity))
             if isinstance(answer, base.Pending):
                 answer.start(self._pending)
             else:
                 self.answer(answer)
+        elif view is not None:
+            decoded = action.decode(head, match.parameters, body, view)
+            self._asked = _Asked(head, view, action)
+            if isinstance(decoded, base.Later):
+                self._elsewhere(decoded.work, self._ask)
+            else:
+                self._ask(decoded)
 
     def _ask(self, request: inference.InferRequest) -> None:
-        permit = self.permit
-        if self.answered or permit is None or permit.view is None:
+        permit, asked = self.permit, self._asked
+        if self.answered or permit is None or asked is None:
             return
-        self._call = inference.Call(
-            request, _on_reply, _on_fail, arrived=self.arrived, identity=permit.identity.id, owner=self
+        self._call = call = inference.Call(
+            request=request,
+            on_reply=_on_reply,
+            on_fail=_on_fail,
+            arrived=self.arrived,
+            identity=permit.identity.id,
+            owner=self,
+            priority=request.priority,
         )
-        permit.view.infer(self._call)
+        asked.view.infer(call)
 
     def _elsewhere(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `work` in the thread pool, then go on with its result on the loop."""
@@ -207,16 +208,13 @@ class Exchange:
         else:
             self.answer(outcome)
 
-    def reply(self, response: inference.InferResponse) -> None:
+    def reply(self, request: inference.InferRequest, response: inference.InferResponse) -> None:
         """Encode the model's answer and send it."""
-        permit, head, call = self.permit, self._head, self._call
-        if permit is None or permit.view is None or head is None or call is None:
-            return
-        action = permit.match.route.action
-        if not isinstance(action, base.InferRoute):
+        asked = self._asked
+        if asked is None or self.answered:
             return
         try:
-            answer = action.encode(head, call.request, response, permit.view)
+            answer = asked.action.encode(asked.head, request, response, asked.view)
         except errors.WindlassError as e:
             self.fail(e)
             return
@@ -311,7 +309,7 @@ class Exchange:
 def _on_reply(call: inference.Call, response: inference.InferResponse, final: bool) -> None:
     exchange: Exchange = call.owner
     if final:
-        exchange.reply(response)
+        exchange.reply(call.request, response)
     else:
         call.fail(errors.Unsupported("this model streams its answer: ask it by a route that can stream"))
 

@@ -154,8 +154,17 @@ class Connection(asyncio.Protocol):
         keep_alive = parser.should_keep_alive()
         # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
         told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
+        given = headers.get(b"x-request-id")
+        context = self._listener
         current = exchange.Exchange(
-            self, self._listener, parser.get_method(), self._target, headers, keep_alive, _KEEP_ALIVE if told else b""
+            self,
+            context,
+            parser.get_method(),
+            self._target,
+            headers,
+            keep_alive,
+            _KEEP_ALIVE if told else b"",
+            context.new_id() if given is None else context.request_id(given),
         )
         self._current = current
         pipeline = self._pipeline
@@ -265,14 +274,16 @@ class Connection(asyncio.Protocol):
                 self._linger()
                 return
         else:
+            context = self._listener
             current = exchange.Exchange(
                 self,
-                self._listener,
+                context,
                 b"GET",
                 self._target or b"/",
                 {},
-                False,  # noqa: FBT003
-                b"",
+                keep_alive=False,
+                _lines=b"",
+                request_id=context.new_id(),
             )
             self._pipeline.append(current)
         current.keep_alive = False

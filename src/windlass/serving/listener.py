@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias
 from windlass.protocols import base
 from windlass.serving import counters, responses
 from windlass.serving import door as doors
-from windlass.types import directory, spec
+from windlass.types import spec
 
 SWEEP_S = 0.25
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -43,7 +43,6 @@ class Listener:
         self,
         loop: asyncio.AbstractEventLoop,
         door: doors.Door,
-        models: directory.ModelDirectory,
         series: counters.Counters,
         executor: concurrent.futures.Executor,
         *,
@@ -52,7 +51,6 @@ class Listener:
     ) -> None:
         self.loop = loop
         self.door = door
-        self.models = models
         self.counters = series
         self.limits: spec.ServerLimits = door.limits
         self.clock = clock

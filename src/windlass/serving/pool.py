@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from windlass import errors, plugins
-from windlass.serving import batcher, counters, instance, loader, stack
+from windlass.serving import batcher, counters, instance, loader, stack, visible
 from windlass.types import contract, directory, refs, spec
 
 
@@ -141,9 +141,7 @@ class Pool:
         if served is None and name in self._failed:
             raise errors.Unavailable(f"model '{name}' failed to load", retry_after_s=30)
         if served is None:
-            raise errors.NotFound(
-                f"Request for unknown model: '{name[:128]}' is not found", hint=refs.nearest(name, self.served)
-            )
+            raise visible.unknown(name)
         raise errors.NotFound(
             f"Request for unknown model: '{name[:128]}' version {version[:16]} is not found: "
             f"version {served.view.version} is served"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import email.utils
 import zlib
 
+import msgspec
+
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
@@ -16,6 +18,9 @@ COMPRESS_FROM = 4_096
 INLINE_BYTES = 65_536
 _WBITS = {b"gzip": 31, b"deflate": 15}
 _HEADS = 256
+# Most answers are short: their lengths as text, made once.
+_SMALL = 4_096
+_LENGTHS = [b"%d" % size for size in range(_SMALL)]
 
 
 class Writer:
@@ -40,20 +45,19 @@ class Writer:
         head: bool,
     ) -> bytes:
         """The whole response. `extra` are further header lines, each with its line end; `head` leaves the body out."""
-        body, content_type, status, headers = answer
-        if status is None:
-            status = statuses.OK
-        start = self._heads.get((status, content_type))
+        body, status = answer.body, answer.status or statuses.OK
+        start = self._heads.get((status, answer.content_type))
         if start is None:
-            start = self._start(status, content_type)
-        for name, value in headers:
+            start = self._start(status, answer.content_type)
+        for name, value in answer.headers:
             extra += b"%b: %b\r\n" % (name, value)
         if close:
             extra += b"connection: close\r\n"
         size = len(body)
+        length = _LENGTHS[size] if size < _SMALL else b"%d" % size
         if head:
             body = b""
-        return b"%b%d\r\nx-request-id: %b\r\n%b\r\n%b" % (start, size, request_id.encode(), extra, body)
+        return b"".join((start, length, b"\r\nx-request-id: ", request_id.encode(), b"\r\n", extra, b"\r\n", body))
 
     def _start(self, status: int, content_type: bytes) -> bytes:
         if len(self._heads) >= _HEADS:
@@ -99,4 +103,4 @@ def compress(answer: base.Answer, encoding: bytes) -> base.Answer:
     machine = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
     body = machine.compress(answer.body) + machine.flush()
     headers = (*answer.headers, (b"content-encoding", encoding), (b"vary", b"accept-encoding"))
-    return answer._replace(body=body, headers=headers)
+    return msgspec.structs.replace(answer, body=body, headers=headers)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import urllib.parse
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from windlass import errors
 from windlass.protocols import base
@@ -18,14 +19,21 @@ _REMEMBERED = 4_096
 _LONGEST_REMEMBERED = 256
 
 
-class Match(NamedTuple):
-    """A request line resolved: the route, its protocol, and what stood in the path."""
+class Match(msgspec.Struct, frozen=True):
+    """A request line resolved: the route, its protocol, and what stood in the path.
+
+    `model` is the model that the path names, if any; `infers` whether the route asks it.
+    """
 
     route: base.Route
     protocol: base.ServerProtocol
     parameters: dict[str, str]
     path: str
     query: str
+    permission: base.Permission
+    model: str
+    version: str
+    infers: bool
 
 
 class _Node:
@@ -105,7 +113,10 @@ class RouteTable:
             allowed = ", ".join(sorted(node.routes))
             raise errors.MethodNotAllowed(f"{verb[:16]} is not allowed here: this path takes {allowed}")
         path = "/" + "/".join(segments).replace("/:", ":")
-        return Match(found[0], found[1], parameters, path, query)
+        route, protocol = found
+        model, version = parameters.get("model", ""), parameters.get("version", "")
+        infers = isinstance(route.action, base.InferRoute)
+        return Match(route, protocol, parameters, path, query, route.permission, model, version, infers)
 
     def _unknown(self, path: str) -> errors.NotFound:
         hint = refs.nearest(path, [route.path for route in self.routes if "{" not in route.path])

@@ -131,7 +131,7 @@ class Worker:
     ) -> doors.Door:
         door = doors.Door(table, self._pool, self._wanted.limits, hosts=hosts, trusted=trusted)
         log_access = _log_access if self._wanted.access_log and name == "listen" else None
-        shared = listener.Listener(self._loop, door, self._pool, self._series, self._executor, access_log=log_access)
+        shared = listener.Listener(self._loop, door, self._series, self._executor, access_log=log_access)
         self._listeners.append(shared)
         try:
             if name == "control":

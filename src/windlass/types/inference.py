@@ -58,57 +58,31 @@ class Timer(Protocol):
 
 OnReply: TypeAlias = Callable[["Call", InferResponse, bool], None]
 OnFail: TypeAlias = Callable[["Call", errors.WindlassError], None]
+Holder: TypeAlias = Callable[["Call"], None]
 
 
-class Call:
+class Call(msgspec.Struct, eq=False, kw_only=True):
     """One request on its way: exactly one final outcome (ok or failed), delivered once.
 
     `deadline` is on the loop's monotonic clock, in seconds, or None. `arrived` is when its last byte came.
     `owner` is whoever made the call (a connection's exchange), for its callbacks. `timer` is cancelled at the end.
+    `ready` is False while the receiver of a stream is full.
     """
 
-    __slots__ = (
-        "_children",
-        "_drain",
-        "_holder",
-        "_on_fail",
-        "_on_reply",
-        "arrived",
-        "deadline",
-        "done",
-        "identity",
-        "owner",
-        "priority",
-        "ready",
-        "request",
-        "timer",
-    )
-
-    def __init__(
-        self,
-        request: InferRequest,
-        on_reply: OnReply,
-        on_fail: OnFail,
-        *,
-        arrived: float = 0.0,
-        deadline: float | None = None,
-        identity: str = "local",
-        owner: Any = None,
-    ) -> None:
-        self.request = request
-        self.deadline = deadline
-        self.priority = request.priority
-        self.identity = identity
-        self.arrived = arrived
-        self.owner = owner
-        self.done = False
-        self.ready = True
-        self.timer: Timer | None = None
-        self._on_reply = on_reply
-        self._on_fail = on_fail
-        self._holder: Callable[[Call], None] | None = None
-        self._children: list[Call] | None = None
-        self._drain: list[Callable[[], None]] | None = None
+    request: InferRequest
+    on_reply: OnReply
+    on_fail: OnFail
+    arrived: float = 0.0
+    deadline: float | None = None
+    identity: str = "local"
+    owner: Any = None
+    priority: int = INTERACTIVE
+    done: bool = False
+    ready: bool = True
+    timer: Timer | None = None
+    _holder: Holder | None = None
+    _children: list[Call] | None = None
+    _drain: list[Callable[[], None]] | None = None
 
     def reply(self, response: InferResponse, final: bool = True) -> bool:
         """Deliver an answer; with `final=False`, one part of a stream. False if the call is over (its caller left)."""
@@ -118,7 +92,7 @@ class Call:
             self.done = True
             if self.timer is not None:
                 self.timer.cancel()
-        self._on_reply(self, response, final)
+        self.on_reply(self, response, final)
         return True
 
     def fail(self, error: errors.WindlassError) -> bool:
@@ -132,29 +106,29 @@ class Call:
             child.cancel("the parent call is over")
         if self._holder is not None:
             self._holder(self)
-        self._on_fail(self, error)
+        self.on_fail(self, error)
         return True
 
     def cancel(self, reason: str) -> bool:
         """End the call because its caller no longer wants it. False if the call is over."""
         return self.fail(errors.Cancelled(reason))
 
-    def held_by(self, holder: Callable[[Call], None] | None) -> None:
+    def held_by(self, holder: Holder | None) -> None:
         """Name who is told when the call ends early: the queue that holds it now. None: nobody."""
         self._holder = holder
 
     def derive(self, on_reply: OnReply, on_fail: OnFail, request: InferRequest | None = None) -> Call:
         """A child that inherits deadline, priority and identity, and is cancelled with its parent."""
         child = Call(
-            self.request if request is None else request,
-            on_reply,
-            on_fail,
+            request=self.request if request is None else request,
+            on_reply=on_reply,
+            on_fail=on_fail,
             arrived=self.arrived,
             deadline=self.deadline,
             identity=self.identity,
             owner=self,
+            priority=self.priority,
         )
-        child.priority = self.priority
         if self._children is None:
             self._children = []
         self._children.append(child)
