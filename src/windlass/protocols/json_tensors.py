@@ -135,6 +135,11 @@ def decode_rank(data: Json, datatype: str, rank: int, name: str, max_elements: i
         values = _decoder(datatype, rank)(data)
     except MALFORMED as e:
         raise _malformed(name, datatype, e) from None
+    return pack_rank(values, datatype, rank, name, max_elements)
+
+
+def pack_rank(values: list[Any], datatype: str, rank: int, name: str, max_elements: int) -> tensor.Array:
+    """The tensor `name` from Python values nested `rank` levels deep."""
     return pack(values, datatype, _shape(values, rank, name, max_elements), name, max_elements)
 
 
@@ -169,7 +174,7 @@ def _texts(values: list[Any], shape: tuple[int, ...], name: str, count: int) -> 
         raise _miscounted(name, shape, len(values), count)
     array = np.empty(count, dtype=object)
     try:
-        array[:] = [value.encode() for value in values]
+        array[:] = [value if type(value) is bytes else value.encode() for value in values]
     except AttributeError:
         raise _irregular(name, shape) from None
     return array.reshape(shape)

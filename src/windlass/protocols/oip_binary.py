@@ -47,7 +47,12 @@ def size_of(one: oip_messages.InputTensor[Any]) -> int | None:
 
 def no_data(one: oip_messages.InputTensor[Any]) -> errors.InvalidInput:
     """The sentence for an input that came without data."""
-    return errors.InvalidInput(f"tensor '{one.name[:64]}' has no data")
+    if size_of(one) is None:
+        return errors.InvalidInput(f"tensor '{one.name[:64]}' has no data")
+    return errors.InvalidInput(
+        f"tensor '{one.name[:64]}' says binary_data_size, but the request has no binary part",
+        hint="Send the header Inference-Header-Content-Length with the length of the JSON.",
+    )
 
 
 class Tail:

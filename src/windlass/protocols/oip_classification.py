@@ -25,7 +25,7 @@ def top_classes(scores: tensor.Array, k: int, labels: tuple[str, ...], name: str
         # Negated as float64, so that ties keep their order and unsigned numbers do not wrap.
         order = np.argsort(-values.astype(np.float64), kind="stable")[:k]
         for place, index in enumerate(order.tolist()):
-            text = f"{values[index]}:{index}"
+            text = f"{values[index]!s}:{index}"
             if index < len(labels):
                 text = f"{text}:{labels[index]}"
             result[row, place] = text.encode()

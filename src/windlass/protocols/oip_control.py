@@ -206,8 +206,10 @@ def _finished(finish: base.Finish, what: str) -> Callable[[errors.WindlassError 
 
 
 def _settings(
-    values: Mapping[str, Any], _head: base.Head, _parameters: base.Parameters, _body: bytes, _models: _Directory
+    values: Mapping[str, Any], _head: base.Head, parameters: base.Parameters, _body: bytes, models: _Directory
 ) -> base.Answer:
+    if "model" in parameters:
+        models.find(parameters["model"])
     return answers.document(values)
 
 

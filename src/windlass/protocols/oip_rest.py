@@ -121,11 +121,7 @@ def _decode(
         rows, key = view.contract.check(inputs)
         return inference.InferRequest(view.name, inputs, rows, key)
     for one in document.inputs:
-        if oip_binary.size_of(one) is not None:
-            raise errors.InvalidInput(
-                f"tensor '{one.name[:64]}' says binary_data_size, but the request has no binary part",
-                hint="Send the header Inference-Header-Content-Length with the length of the JSON.",
-            )
+        oip_binary.size_of(one)
     return _request(document, body, inputs, view)
 
 
