@@ -33,7 +33,7 @@ from windlass.security import confine, sandbox
 from windlass.storage import blobs
 from windlass.types import manifest, signature, tensor_codec
 
-WALL_S = 5.0
+WALL_S = 3.0
 MEMORY = 2 << 30
 EXTREMES = (
     0,
