@@ -97,6 +97,52 @@ def test_the_same_input_gives_the_same_bytes_elsewhere(tmp_path: Path) -> None:
     assert len(answers) == 1
 
 
+FULL = """
+import os, sys
+from pathlib import Path
+from windlass import errors
+from windlass.storage import blobs
+
+root = Path(sys.argv[1])
+store = blobs.BlobStore(root / "store")
+first = store.put(b"first" * 1000)
+(root / "filler").write_bytes(bytes(150_000))
+refused = 0
+for size in range(20_000, 200_000, 9_000):
+    try:
+        store.put(os.urandom(size))
+    except errors.StoreReadOnly:
+        raise
+    except errors.Unavailable as e:
+        assert "disk of the blob store is full" in e.message, e.message
+        refused += 1
+        assert bytes(store.read(first)) == b"first" * 1000
+        assert not list((root / "store" / "incoming").iterdir())
+assert refused, "the disk was never full"
+(root / "filler").unlink()
+for digest in list(store.digests()):
+    if digest != first.digest:
+        store.delete(digest)
+again = store.put(os.urandom(100_000))
+assert not store.read_only and list(store.scrub()) == [] and store.exists(again.digest)
+print(refused)
+"""
+
+
+@pytest.mark.promise("P-59")
+def test_a_store_on_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    """A file system of 300 KB, in a mount namespace of its own."""
+    mount = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    script = f'mount -t tmpfs -o size=300k tmpfs "{tmp_path}" && exec "$@"'
+    if subprocess.run([*mount, f'mount -t tmpfs tmpfs "{tmp_path}"'], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody mount a file system in a namespace of their own")
+    done = subprocess.run(
+        [*mount, script, "sh", sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 3
+
+
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 

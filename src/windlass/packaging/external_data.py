@@ -37,7 +37,7 @@ DOMAINS = frozenset(
 )
 Buffer: TypeAlias = bytes | memoryview
 _MAX_DEPTH = 100
-_MAX_FIELDS = 5_000_000
+_MAX_FIELDS = 2_000_000
 _KEYS = frozenset(("location", "offset", "length", "checksum"))
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -302,6 +303,43 @@ class TestVerify:
         monkeypatch.setattr("windlass.runtimes.onnx.OnnxRuntime.load", absent)
         with pytest.raises(errors.Unsupported):
             verify.verify(made)
+
+
+class TestStore:
+    @pytest.mark.promise("P-60")
+    @pytest.mark.parametrize("damage", ["flip", "cut", "swap"])
+    def test_no_broken_byte_of_a_stored_package_is_served_and_other_versions_are(
+        self, tmp_path: Path, damage: str
+    ) -> None:
+        """Any blob, the manifest included, at any tenth of its bytes: found at load, and by a scrub."""
+        store = blobs.BlobStore(tmp_path)
+        made, other = package(), package(labels=("a", "b", "c"))
+        digests = [archive.import_to(store, each).digest for each in (made, other)]
+        spared = set(other.manifest.blobs()) | {other.digest}
+        for digest in [*made.manifest.blobs(), made.digest]:
+            good = bytes(store.read(digest))
+            name = digest.removeprefix("sha256:")
+            path = tmp_path / "sha256" / name[:2] / name
+            for at in range(0, len(good), len(good) // 10):
+                broken = {
+                    "flip": good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :],
+                    "cut": good[:at],
+                    "swap": bytes(store.read(made.digest if digest != made.digest else other.digest)),
+                }[damage]
+                for found_by_scrub in (False, True):
+                    path.chmod(0o600)
+                    path.write_bytes(broken)
+                    if found_by_scrub:
+                        assert [finding.digest for finding in store.scrub()] == [digest]
+                    else:
+                        with pytest.raises(errors.CorruptPackage):
+                            session.open(archive.open_store(store, digests[0]))
+                    assert [finding.digest for finding in store.quarantined()] == [digest]
+                    if digest not in spared:
+                        assert session.open(archive.open_store(store, digests[1]))
+                    store.delete(digest)
+                    store.put(good)
+        assert session.open(archive.open_store(store, digests[0]))
 
 
 def array(*values: Any, dtype: Any = np.float32) -> tensor.Array:
