@@ -14,7 +14,6 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,21 +87,45 @@ def say(text: str) -> None:
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
-def measure_limit(plan: Plan, onnx: Path, seconds: float, turn: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Prepared:
+    """A plan with its model's file, its request, the right answer, and the servers of it that are here."""
+
+    plan: Plan
+    onnx: Path
+    request: load.Request
+    expected: np.ndarray
+    servers: tuple[servers.Server, ...]
+
+
+def prepare(plan: Plan, missing: dict[str, str]) -> Prepared:
+    """Export, package, and run Windlass once, so that no round starts with a model that is not known yet."""
+    say(f"{plan.model}: preparing")
+    model = models.MODELS[plan.model]
+    onnx = models.export(model, MODELS)
+    row = model.row()
+    expected = onnxruntime.InferenceSession(str(onnx)).run(None, row)[0].ravel()
+    request = (load.binary_request if plan.binary else load.json_request)(row)
+    here = []
+    for name in plan.servers:
+        if name == "windlass":
+            here.append(ours.server(model, onnx))
+            with servers.running(here[-1], onnx, request, expected):
+                pass
+        elif why := servers.why_missing(name):
+            missing[name] = why
+        else:
+            here.append(servers.PEERS[name])
+    return Prepared(plan, onnx, request, expected, tuple(here))
+
+
+def measure_limit(prepared: Prepared, seconds: float, turn: int) -> dict[str, Any]:
     """onnxruntime alone, in a process on the server's core."""
+    plan = prepared.plan
     each = seconds * plan.longer / len(plan.limit)
+    program = ["taskset", "-c", str(load.SERVER_CORE), sys.executable, str(Path(__file__).parent / "limits.py")]
     done = subprocess.run(
-        [
-            "taskset",
-            "-c",
-            str(load.SERVER_CORE),
-            sys.executable,
-            str(Path(__file__).parent / "limits.py"),
-            str(onnx),
-            plan.model,
-            str(each),
-            *map(str, plan.limit),
-        ],
+        [*program, str(prepared.onnx), plan.model, str(each), *map(str, plan.limit)],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -110,44 +133,21 @@ def measure_limit(plan: Plan, onnx: Path, seconds: float, turn: int) -> dict[str
     return {"model": plan.model, "round": turn, **json.loads(done.stdout)}
 
 
-def prepared(plan: Plan, missing: dict[str, str]) -> Iterator[tuple[servers.Server, Path, load.Request, np.ndarray]]:
-    """Each server of a plan that is here, with its request and the right answer."""
-    model = models.MODELS[plan.model]
-    onnx = models.export(model, MODELS)
-    row = model.row()
-    expected = onnxruntime.InferenceSession(str(onnx)).run(None, row)[0].ravel()
-    request = (load.binary_request if plan.binary else load.json_request)(row)
-    for name in plan.servers:
-        why = "" if name == "windlass" else servers.why_missing(name)
-        if why:
-            missing[name] = why
-            continue
-        server = ours.server(model, onnx) if name == "windlass" else servers.PEERS[name]
-        yield server, onnx, request.along(server.headers), expected
-
-
-def measure_round(plan: Plan, seconds: float, turn: int, found: Measured) -> None:
+def measure_round(prepared: Prepared, seconds: float, turn: int, found: Measured) -> None:
     """One round: every server of the plan once, and the limit once."""
+    plan = prepared.plan
     if plan.limit:
         say(f"round {turn}, {plan.model}: the limit")
-        found.limits.append(measure_limit(plan, models.export(models.MODELS[plan.model], MODELS), seconds, turn))
-    for server, onnx, request, expected in prepared(plan, found.missing):
-        with servers.running(server, onnx, request, expected) as alive:
+        found.limits.append(measure_limit(prepared, seconds, turn))
+    for server in prepared.servers:
+        with servers.running(server, prepared.onnx, prepared.request, prepared.expected) as alive:
             # What an idle server weighs is read a moment after its first answer.
             time.sleep(1)
-            found.starts.append(
-                {
-                    "server": server.name,
-                    "model": plan.model,
-                    "round": turn,
-                    "start_s": alive.start_s,
-                    "pss_mb": alive.pss_mb(),
-                }
-            )
+            start = {"server": server.name, "model": plan.model, "round": turn}
+            found.starts.append({**start, "start_s": alive.start_s, "pss_mb": alive.pss_mb()})
+            request = prepared.request.along(server.headers)
             for connections in plan.connections:
-                sample = load.measure(
-                    server.name, plan.model, alive.url, request, connections, seconds * plan.longer, turn
-                )
+                sample = load.measure(alive, plan.model, request, connections, seconds * plan.longer, turn)
                 found.samples.append(sample)
                 say(f"round {turn}, {plan.model}: {server.name} c={connections}: {sample.rate:,.0f}/s")
 
@@ -206,28 +206,22 @@ def main() -> int:
     about = {"date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"), "machine": machine()}
     about |= {"versions": versions(), "bars": options.only, "rounds": options.rounds, "seconds": options.seconds}
     found = Measured()
-    plans = merged(options.only)
-    # Packages, exports and probation come before the first round, so that no round starts with a cold one.
-    for plan in plans:
-        for server, onnx, request, expected in prepared(plan, found.missing):
-            if server.name == "windlass":
-                with servers.running(server, onnx, request, expected):
-                    say(f"{plan.model}: ready")
+    plans = [prepare(plan, found.missing) for plan in merged(options.only)]
     for turn in range(1, options.rounds + 1):
-        for plan in plans:
-            measure_round(plan, options.seconds, turn, found)
-    statistics_of = {
+        for prepared in plans:
+            measure_round(prepared, options.seconds, turn, found)
+    run = {
         **about,
         "samples": [sample.plain() for sample in found.samples],
         "limits": found.limits,
         "starts": found.starts,
         "missing": found.missing,
     }
-    text, kept = report.write(statistics_of, {name: model.title for name, model in models.MODELS.items()})
+    text, kept = report.write(run, {name: model.title for name, model in models.MODELS.items()})
     if not options.dry:
         RESULTS.mkdir(exist_ok=True)
-        stamp = about["date"].replace(" UTC", "").replace(" ", "T").replace(":", "")
-        (RESULTS / f"{stamp}.json").write_text(json.dumps(statistics_of, indent=1) + "\n")
+        stamp = about["date"].removesuffix(" UTC").replace(" ", "T").replace(":", "")
+        (RESULTS / f"{stamp}.json").write_text(json.dumps(run, indent=1) + "\n")
         (RESULTS.parent / "RESULTS.md").write_text(text)
     print(text)
     return 0 if kept else 1

@@ -13,7 +13,7 @@ import tempfile
 import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,7 +38,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. Latencies are microseconds; `p99_us` is None where there were too few answers."""
+    """One measurement. Times are microseconds; `p99_us` is None where there were too few answers.
+
+    `cpu_us` is the server's processor time for a request, which a busy machine disturbs less than it does the rate.
+    """
 
     server: str
     model: str
@@ -49,10 +52,23 @@ class Sample:
     rate: float
     p50_us: float
     p99_us: float | None
+    cpu_us: float
     errors: int
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class Alive(Protocol):
+    """What is measured: a server that runs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def url(self) -> str: ...
+
+    def cpu_s(self) -> float: ...
 
 
 def json_request(rows: dict[str, np.ndarray]) -> Request:
@@ -128,13 +144,15 @@ def wrk(url: str, request: Request, connections: int, seconds: float) -> dict[st
     return json.loads(line.removeprefix("RESULT "))
 
 
-def measure(server: str, model: str, url: str, request: Request, connections: int, seconds: float, turn: int) -> Sample:
+def measure(alive: Alive, model: str, request: Request, connections: int, seconds: float, turn: int) -> Sample:
     """Warm up for a fifth of the time, then measure."""
-    wrk(url, request, connections, seconds / 5)
-    said = wrk(url, request, connections, seconds)
+    wrk(alive.url, request, connections, seconds / 5)
+    before = alive.cpu_s()
+    said = wrk(alive.url, request, connections, seconds)
+    cpu_s = alive.cpu_s() - before
     taken = said["duration_us"] / 1e6
     return Sample(
-        server=server,
+        server=alive.name,
         model=model,
         connections=connections,
         round=turn,
@@ -143,5 +161,6 @@ def measure(server: str, model: str, url: str, request: Request, connections: in
         rate=said["requests"] / taken,
         p50_us=said["p50_us"],
         p99_us=said["p99_us"] if said["requests"] >= P99_NEEDS else None,
+        cpu_us=cpu_s / max(1, said["requests"]) * 1e6,
         errors=int(said["errors"]),
     )

@@ -119,23 +119,23 @@ def throughput(run: Run, model: str, title: str) -> list[str]:
         "",
         f"### {title}",
         "",
-        "| server | connections | requests/s | p50, us | p99, us |",
-        "|---|---|---|---|---|",
+        "| server | connections | requests/s | p50, us | p99, us | CPU a request, us |",
+        "|---|---|---|---|---|---|",
     ]
     for server, connections in sorted(keys, key=lambda key: (key[1], key[0] != "windlass")):
-        rate, p50, p99 = (
+        rate, p50, p99, cpu = (
             spread(samples(run, server, model, connections, what).values(), number)
-            for what in ("rate", "p50_us", "p99_us")
+            for what in ("rate", "p50_us", "p99_us", "cpu_us")
         )
-        lines.append(f"| {server} | {connections} | {rate} | {p50} | {p99} |")
+        lines.append(f"| {server} | {connections} | {rate} | {p50} | {p99} | {cpu} |")
     limits = [one for one in run["limits"] if one["model"] == model]
     if limits:
         best = spread((max(one["rates"].values()) for one in limits), number)
         batches = ", ".join(dict.fromkeys(max(one["rates"], key=one["rates"].__getitem__) for one in limits))
-        lines.append(f"| *onnxruntime alone, best batch ({batches})* | | {best} | | |")
+        lines.append(f"| *onnxruntime alone, best batch ({batches})* | | {best} | | | |")
         single = spread((one["rates"]["1"] for one in limits), number)
         lines.append(
-            f"| *onnxruntime alone, batch 1* | | {single} | {spread((o['p50_us'] for o in limits), number)} | |"
+            f"| *onnxruntime alone, batch 1* | | {single} | {spread((o['p50_us'] for o in limits), number)} | | |"
         )
     return lines
 

@@ -5,6 +5,7 @@ Called by `bench.py`. A peer is a folder in peers/ with what a user of it would 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,6 @@ import sys
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,39 +86,56 @@ def free_port() -> int:
 class Running:
     """A server that has given its first right answer, `start_s` seconds after it was started."""
 
-    server: Server
+    name: str
     process: subprocess.Popen[bytes]
     url: str
     start_s: float
 
     def pss_mb(self) -> float:
         """The proportional memory of all its processes, in MB of 10^6 bytes."""
-        total = 0
-        for pid in session_of(self.process.pid):
+        return sum(_field(pid, "smaps_rollup", "Pss:") for pid in family(self.process.pid)) * 1024 / 1e6
+
+    def cpu_s(self) -> float:
+        """The processor time that all its processes have taken so far."""
+        ticks = 0
+        for pid in family(self.process.pid):
             try:
-                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-        return total * 1024 / 1e6
+            ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def session_of(leader: int) -> list[int]:
-    """The processes of the session that we started as `leader`."""
-    found = []
+def _field(pid: int, file: str, name: str) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
+
+
+def family(leader: int) -> set[int]:
+    """The processes that come from the one we started: its session, and all descendants in sessions of their own."""
+    parents: dict[int, int] = {}
+    found = {leader}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
+        parents[int(stat.parent.name)] = int(fields[1])
         if int(fields[3]) == leader:
-            found.append(int(stat.parent.name))
-    return found
+            found.add(int(stat.parent.name))
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found & parents.keys()
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(server: Server, model: Path, request: load.Request, expected: np.ndarray) -> Iterator[Running]:
     """The server on its core, from its first right answer on; stopped at the end, all of it."""
+    request = request.along(server.headers)
     port = free_port()
     ports = {f"MLSERVER_{kind}_PORT": str(free_port()) for kind in ("GRPC", "METRICS")}
     environment = {**os.environ, "MODEL": str(model), "MLSERVER_HTTP_PORT": str(port), **ports, **server.environment}
@@ -141,7 +158,7 @@ def running(server: Server, model: Path, request: load.Request, expected: np.nda
         taken = time.perf_counter() - start
         if answer.shape != expected.shape or not np.allclose(answer, expected, rtol=1e-3, atol=1e-4):
             raise SystemExit(f"benchmarks: {server.name} answers wrongly: {answer[:4]} for {expected[:4]}")
-        yield Running(server, process, url, taken)
+        yield Running(server.name, process, url, taken)
     finally:
         _stop(process)
 
@@ -162,16 +179,24 @@ def _first_answer(process: subprocess.Popen[bytes], url: str, request: load.Requ
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the session to end; what has not ended in time is killed."""
+    """Ask the family to end; what has not ended in time is killed."""
+    members = family(process.pid)
     for sign, patience in ((signal.SIGTERM, STOP_LIMIT_S), (signal.SIGKILL, 5)):
-        for pid in session_of(process.pid):
-            try:
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)
-            except ProcessLookupError:
-                continue
         end = time.monotonic() + patience
         while time.monotonic() < end:
-            if process.poll() is not None and not session_of(process.pid):
+            process.poll()
+            members = {pid for pid in members if _lives(pid)}
+            if not members:
                 return
             time.sleep(0.02)
-    print(f"benchmarks: process {process.pid} would not end", file=sys.stderr)
+    print(f"benchmarks: these processes would not end: {members}", file=sys.stderr)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
