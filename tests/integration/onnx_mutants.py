@@ -321,7 +321,9 @@ def main(folder, seed, first, count):
     scratch.mkdir()
     plugins.load("runtimes", "onnx")
     for number in range(first, first + count):
-        archive.write_folder(package(mutant(seed, number, originals), golden[number % len(golden)]), where)
+        for name, data in package(mutant(seed, number, originals), golden[number % len(golden)]).entries():
+            (where / name).parent.mkdir(parents=True, exist_ok=True)
+            (where / name).write_bytes(data)
         pid = os.fork()
         if pid == 0:
             os.dup2(output, 1)
