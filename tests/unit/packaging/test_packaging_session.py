@@ -305,6 +305,17 @@ class TestVerify:
             verify.verify(made)
 
 
+@pytest.mark.promise("P-27")
+def test_a_package_of_the_first_format_still_loads_and_computes() -> None:
+    """Written by the first release that could, and never written again."""
+    kept = archive.open_path(Path(__file__).with_name("format_1.windlass"))
+    assert kept.digest == "sha256:7223f6397fca65d0e6cd3e77474a3bc204c2132a84fd56861e525acabf58b0f0"
+    loaded = session.open(kept)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4) / 4
+    assert loaded.predict({"x": x})["label"].tolist() == ["c", "c"]
+    assert loaded.golden_excess is not None
+
+
 class TestStore:
     @pytest.mark.promise("P-60")
     @pytest.mark.parametrize("damage", ["flip", "cut", "swap"])
