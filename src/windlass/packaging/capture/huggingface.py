@@ -92,8 +92,8 @@ def read_folder(path: Path) -> Folder:
         )
     architecture = str((config.get("architectures") or [""])[0])
     classifies = architecture.endswith("ForSequenceClassification")
-    known = classifies or architecture == "" or architecture.endswith(("Model", "ForMaskedLM", "ForPreTraining"))
-    if not known or config.get("is_encoder_decoder"):
+    encodes = architecture == "" or architecture.endswith(("Model", "ForMaskedLM", "ForPreTraining"))
+    if not (classifies or encodes) or architecture.endswith("HeadModel") or config.get("is_encoder_decoder"):
         raise errors.CaptureFailed(
             f"'{path.name}' is a {architecture}: encoders and sequence classifiers are captured from a folder.",
             hint="Package the nn.Module with an example instead.",

@@ -50,8 +50,9 @@ def capture(subject: Subject, options: base.Options) -> draft.Draft:
     """The draft of a module; `CaptureFailed` with the operator and the line where torch tells them."""
     example = _checked(subject.example, options)
     original = torch_original.Original(subject.module, tuple(example), subject.keywords)
-    _require_stateless(subject, original, example)
-    outputs = original.run(example)
+    few = {n: a[: max(_FEWEST_ROWS, options.max_batch)] for n, a in example.items()} if options.batched else example
+    _require_stateless(subject, original, few)
+    outputs = original.run(few)
     names = options.output_names or tuple(outputs)
     if len(names) != len(outputs):
         raise errors.UsageError(f"{len(names)} output names were given: the model has {len(outputs)} outputs.")
@@ -59,7 +60,7 @@ def capture(subject: Subject, options: base.Options) -> draft.Draft:
     readable = original
     if subject.program is not None:
         readable = torch_original.Original(subject.program, original.names, subject.keywords)
-    exported, model, warned = export(readable, example, dynamic=dynamic, max_batch=options.max_batch)
+    exported, model, warned = export(readable, few, dynamic=dynamic, max_batch=options.max_batch)
     renamed = _dimension_names(exported, tuple(example), dynamic)
     onnx_graph.rename_dimensions(model, renamed)
     onnx_graph.rename(model, tuple(example), names)
@@ -96,11 +97,12 @@ def export(
 ) -> tuple[Any, ir.Model, tuple[str, ...]]:
     """The exported program, its ONNX graph (opset 20, IR 10), and the warnings that name the user's own lines."""
     shapes: list[dict[int, Any]] = []
+    most = max(max_batch, _FEWEST_ROWS)
     for name in original.names:
         axes = dynamic.get(name, {})
         shapes.append(
             {
-                axis: torch.export.Dim(d, min=1, max=max_batch) if d == signature.BATCH else torch.export.Dim.DYNAMIC
+                axis: torch.export.Dim(d, min=1, max=most) if d == signature.BATCH else torch.export.Dim.DYNAMIC
                 for axis, d in axes.items()
             }
         )

@@ -35,13 +35,14 @@ class Text(torch.nn.Module):  # type: ignore[misc]
         if not self._pooling:
             return {"last_hidden_state": hidden}
         mask = named["attention_mask"].unsqueeze(-1).to(hidden.dtype)
-        pooled = torch.cat([_pool(mode, hidden, mask) for mode in self._pooling], dim=-1)
+        pooled = torch.cat([pool(mode, hidden, mask) for mode in self._pooling], dim=-1)
         if self._normalize:
             pooled = torch.nn.functional.normalize(pooled, p=2.0, dim=-1)
         return {"embedding": pooled}
 
 
-def _pool(mode: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def pool(mode: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """`[batch, tokens, width]` to `[batch, width]` where `mask` `[batch, tokens, 1]` is not zero."""
     if mode == "cls":
         return hidden[:, 0]
     if mode == "max":

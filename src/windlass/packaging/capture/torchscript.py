@@ -6,6 +6,7 @@ a program. Must never read a checkpoint that is a pickle: only what `torch.jit.s
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -69,8 +70,12 @@ class TorchScript:
 
 
 def _open(torch: Any, source: Any) -> Any:
+    """A copy of its own on the CPU; `CaptureFailed` for a file that is no TorchScript."""
     if not isinstance(source, Path):
-        return source.copy()
+        written = io.BytesIO()
+        torch.jit.save(source, written)
+        written.seek(0)
+        return torch.jit.load(written, map_location="cpu")
     try:
         return torch.jit.load(str(source), map_location="cpu")
     except Exception as e:  # noqa: BLE001 - a damaged archive raises many kinds

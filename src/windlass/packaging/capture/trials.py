@@ -56,7 +56,8 @@ def record(
     if not spec.inputs:
         raise errors.CaptureFailed("the model has no inputs, so nothing could be asked of it.")
     recorder = _Recorder(run, spec, np.random.default_rng(seed))
-    require_repeatable(run, example)
+    some = {name: array[:_CHUNK] for name, array in example.items()} if spec.batched else example
+    require_repeatable(run, some)
     if spec.batched:
         max_batch = recorder.bounded(example, max_batch)
         recorder.batches(example, max_batch)
