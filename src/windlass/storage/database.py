@@ -146,8 +146,11 @@ def open_database(url: str) -> Database:
 
 def insert_absent(connection: sa.Connection, table: sa.Table, values: dict[str, Any]) -> bool:
     """Insert a row unless its key is taken; whether it was inserted. Waits for a rival's uncommitted insert."""
+    # SQLite undoes a statement that breaks a constraint, PostgreSQL the whole transaction up to the savepoint. After an
+    # I/O error SQLite has undone everything, savepoints too: going back to one would hide the error.
+    nested = contextlib.nullcontext() if connection.dialect.name == "sqlite" else connection.begin_nested()
     try:
-        with connection.begin_nested():
+        with nested:
             connection.execute(sa.insert(table).values(**values))
     except exc.IntegrityError:
         return False

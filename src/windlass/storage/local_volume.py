@@ -78,6 +78,7 @@ class LocalVolume:
     def create(self, key: str, chunks: Iterable[volume.Buffer]) -> None:
         """Write a key that appears whole or not at all."""
         target = self._root / key
+        made = False
         with self._writing():
             self._directory(target.parent)
             self._directory(self._root / _INCOMING)
@@ -92,18 +93,19 @@ class LocalVolume:
                     os.close(fd)
                 with contextlib.suppress(FileExistsError):
                     self._do.link(temporary, target)
+                    made = True
             except BaseException:
                 # Whatever stopped the write, its temporary file goes; a second failure must not hide the first.
                 with contextlib.suppress(OSError):
                     self._do.remove(temporary)
                 raise
             self._do.remove(temporary)
-            self._sync_entry(target)
+            self._sync_entry(target, made=made)
 
     def confirm(self, key: str) -> None:
         """Make a key durable that another writer may have made a moment ago."""
         with self._writing():
-            self._sync_entry(self._root / key)
+            self._sync_entry(self._root / key, made=False)
 
     def read(self, key: str, size: int | None) -> volume.Buffer | None:
         """All bytes of a key; above 64 MB a read-only map of the very file that was opened."""
@@ -199,13 +201,17 @@ class LocalVolume:
             # A bounded piece, as one write transfers at most 2 GiB.
             view = view[self._do.write(fd, view[: 1 << 30]) :]
 
-    def _sync_entry(self, target: Path) -> None:
-        """Make a new name durable. If that fails the name goes, so that no later write takes it for durable."""
+    def _sync_entry(self, target: Path, *, made: bool) -> None:
+        """Make a name durable. If that fails and this write made it, it goes, so that nobody takes it for durable.
+
+        One that was there before stays: somebody may have been told that it is stored.
+        """
         try:
             self._sync(lambda: self._do.sync_directory(target.parent))
         except errors.StoreReadOnly:
-            with contextlib.suppress(OSError):
-                self._do.remove(target)
+            if made:
+                with contextlib.suppress(OSError):
+                    self._do.remove(target)
             raise
 
     def _sync(self, sync: Callable[[], None]) -> None:
