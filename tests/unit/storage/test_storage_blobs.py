@@ -315,6 +315,13 @@ class TestFailingDisk:
         assert not store.exists(digest(DATA)), "a name that may be lost is not left for a later put to find"
         assert bytes(store.read(first)) == b"first"
 
+    @pytest.mark.promise("P-58")
+    def test_a_failed_fsync_takes_nothing_away_that_was_acknowledged(self, tmp_path: Path) -> None:
+        ref = blobs.BlobStore(tmp_path).put(DATA)
+        with pytest.raises(errors.StoreReadOnly):
+            blobs.BlobStore(tmp_path, operations=Failing("sync_directory", 1)).put(DATA)
+        assert bytes(blobs.BlobStore(tmp_path).read(ref)) == DATA
+
     @pytest.mark.promise("P-59")
     @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
     def test_a_full_disk_fails_cleanly_and_works_again_with_space(self, tmp_path: Path, code: int) -> None:
