@@ -91,7 +91,7 @@ def routes() -> tuple[base.Route, ...]:
         table += [
             ("GET", f"/v2/{kind}/status", "model:read", _no_regions),
             ("GET", f"{region}/status", "model:read", _no_region),
-            ("POST", f"{region}/register", "admin", _no_shared_memory),
+            ("POST", f"{region}/register", "model:predict", _no_shared_memory),
             ("POST", f"{region}/unregister", "model:read", _nothing_to_do),
             ("POST", f"/v2/{kind}/unregister", "model:read", _nothing_to_do),
         ]
@@ -197,7 +197,9 @@ def _finished(finish: base.Finish, what: str) -> Callable[[errors.WindlassError 
         if error is None:
             finish(base.Answer(b""))
             return
-        told = type(error)(f"{what}, {statuses.sentence(error)}")
+        told = error
+        if not error.message.startswith(what):
+            told = type(error)(f"{what}, {statuses.sentence(error)}")
         if isinstance(error, errors.Unavailable) and isinstance(told, errors.Unavailable):
             told.retry_after_s = error.retry_after_s
         finish(told)

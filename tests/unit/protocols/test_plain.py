@@ -54,6 +54,8 @@ class Whole(Table):
         self.media = media
 
     def prepare(self, columns: fields.Columns) -> tensor.Tensors:
+        if any(v is None for v in columns["it"]):
+            raise errors.InvalidInput("field 'it', row 0: is missing")
         return {"x": np.array([[len(v), ord(v[:1]) if v else 0] for v in columns["it"].tolist()], np.float32)}
 
 
