@@ -20,15 +20,13 @@ from windlass.types import fields, tensor
 class Parameters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`output` is `[rows, classes]`, or `[rows]` / `[rows, 1]` for the second of two classes.
 
-    `activation` turns it into scores. `labels` name the classes (absent: "0", "1", ...). `decided` names an output
-    that already holds the model's decision, for models whose decision is not the highest score.
+    `activation` turns it into scores. `labels` name the classes (absent: "0", "1", ...).
     """
 
     output: Annotated[str, msgspec.Meta(min_length=1)]
     activation: Literal["softmax", "sigmoid", "none"] = "softmax"
     labels: tuple[str, ...] = ()
     top_k: Annotated[int, msgspec.Meta(ge=1)] = 5
-    decided: str = ""
 
 
 class Classify:
@@ -66,33 +64,24 @@ class Classify:
         labels = known.labels or tuple(str(index) for index in range(scores.shape[1]))
         if scores.shape[1] != len(labels):
             raise errors.InvalidInput(f"output '{known.output}' has {scores.shape[1]} classes, {len(labels)} labels")
-        best = np.argsort(-scores, axis=1, kind="stable")[:, : known.top_k]
+        # The model's own numbers decide, since two of them may round to one score.
+        several = output.ndim == 2 and output.shape[1] > 1
+        by = output.astype(np.float64) if several else scores
+        best = np.argsort(-by, axis=1, kind="stable")[:, : known.top_k]
         rows = len(scores)
         label = np.empty(rows, object)
         ranked = np.empty(rows, object)
         for row, (order, values) in enumerate(zip(best.tolist(), scores.tolist(), strict=True)):
             label[row] = labels[order[0]]
-            ranked[row] = {labels[index]: values[index] for index in order}
-        score = scores[np.arange(rows), best[:, 0]]
-        answer = {name: column for name, column in columns.items() if name not in (known.output, known.decided)}
-        if known.decided:
-            label = self._decisions(columns)
-            position = {name: index for index, name in enumerate(labels)}
-            score = np.array([scores[row, position[name]] for row, name in enumerate(label.tolist())], np.float64)
+            ranked[row] = {labels[index]: _shown(values[index]) for index in order}
+        answer = {name: column for name, column in columns.items() if name != known.output}
+        score = np.array([next(iter(row.values())) for row in ranked.tolist()], np.float64)
         return {**answer, "label": label, "score": score, "scores": ranked}
 
-    def _decisions(self, columns: fields.Columns) -> tensor.Array:
-        """The model's own labels as an object array of str."""
-        known = self._parameters
-        decided = columns.get(known.decided)
-        if decided is None:
-            raise errors.InvalidInput(f"classify needs the output '{known.decided}'")
-        label = np.empty(len(decided), object)
-        for row, value in enumerate(decided.ravel().tolist()):
-            label[row] = value.decode() if isinstance(value, bytes) else str(value)
-            if known.labels and label[row] not in known.labels:
-                raise errors.InvalidInput(f"output '{known.decided}' has a label that is not among the labels")
-        return label
+
+def _shown(score: float) -> float:
+    """The seven digits that FP32 holds, without the noise that its widening adds."""
+    return float(f"{score:.7g}")
 
 
 def _scores(output: tensor.Array, activation: str) -> tensor.Array:

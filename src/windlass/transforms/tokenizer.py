@@ -102,7 +102,8 @@ class Tokenizer:
             if len(rows) <= _FEW:
                 return [self._encode(text) for text in rows]
             return self._tokenizer.encode_batch_fast(rows)
-        except UnicodeEncodeError:
+        except TypeError:
+            # All of them are str; the library says so of those that have no UTF-8.
             raise errors.InvalidInput(f"field '{self._field}' has half of a surrogate pair: it is not text") from None
 
     def _arrays(self, encodings: list[tokenizers.Encoding]) -> tensor.Tensors:

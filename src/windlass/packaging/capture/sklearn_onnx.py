@@ -179,7 +179,7 @@ def _refusal(estimator: Any, failures: list[Exception]) -> errors.CaptureFailed:
             step = named.group(1) if named else type(estimator).__name__
             return errors.CaptureFailed(
                 f"the step '{step}' has no ONNX form: skl2onnx does not know it.",
-                hint="Replace it by a step that skl2onnx knows, or do what it does before the model and capture the rest.",
+                hint="Use a step that skl2onnx knows, or do what it does before the model and capture the rest.",
             )
     reason = str(failures[0]).strip().split("\n")[0][:300]
     return errors.CaptureFailed(
