@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import click
 
 from windlass import errors
-from windlass.cli import output
+from windlass.cli import lazy, output
 from windlass.registry import aliases, versions
 from windlass.registry import registry as registries
 from windlass.types import refs, signature
@@ -40,9 +40,9 @@ def actor() -> str:
         return f"uid {os.getuid()}"
 
 
-@click.group()
+@click.group(cls=lazy.Group, late={"import": "transfer:import_", "export": "transfer:export"})
 def models() -> None:
-    """Models, their versions and aliases."""
+    """List, show, alias, import, export and delete models."""
 
 
 @models.command("list")
@@ -199,16 +199,16 @@ def parse_time(text: str, *, now: float) -> float:
     try:
         if "-" not in text:
             clock = dt.time.fromisoformat(text)
-            today = dt.fromtimestamp(now).astimezone()
-            moment = dt.combine(today.date(), clock).astimezone()
+            today = dt.datetime.fromtimestamp(now).astimezone()
+            moment = dt.datetime.combine(today.date(), clock).astimezone()
             return (moment if moment <= today else moment - dt.timedelta(days=1)).timestamp()
-        return dt.fromisoformat(text).astimezone().timestamp()
+        return dt.datetime.fromisoformat(text).astimezone().timestamp()
     except ValueError:
         raise errors.UsageError(f"'{text[:40]}' is no time.", hint="Write 14:03 or 2026-03-01T14:03.") from None
 
 
 def _when(moment: float) -> str:
-    return dt.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return dt.datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _at(version: int | None) -> str:

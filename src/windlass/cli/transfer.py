@@ -1,6 +1,6 @@
 """`windlass models import|export`: packages from files into the registry, and out of it.
 
-Loaded by `cli/main.py`, apart from the other commands because opening packages needs libraries that they do not.
+Loaded by `cli/models.py` when one of them is used: opening packages needs libraries that its commands do not.
 Must never register as ready what was not loaded and checked here.
 """
 

@@ -140,7 +140,11 @@ class Database:
 def open_database(url: str) -> Database:
     """The database at an SQLAlchemy URL, created or migrated if need be; `Unavailable` if it does not answer."""
     database = Database(url)
-    database.migrate()
+    try:
+        database.migrate()
+    except BaseException:
+        database.close()
+        raise
     return database
 
 

@@ -18,6 +18,11 @@ def _config(connection: sa.Connection | None = None) -> config.Config:
     return made
 
 
+def newest() -> str:
+    """The revision that `upgrade` leads to."""
+    return script.ScriptDirectory.from_config(_config()).get_current_head() or ""
+
+
 def check_known(revision: str) -> None:
     """Refuse a schema that a newer Windlass wrote."""
     known = {step.revision for step in script.ScriptDirectory.from_config(_config()).walk_revisions()}
