@@ -19,6 +19,9 @@ from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
 DISCARD_BYTES = 1_048_576
+# More parts than these, of fewer bytes on average, cost more than their bytes are worth.
+_MANY_PARTS = 16_384
+_SMALL_PART = 64
 _OUTCOMES: dict[type[errors.WindlassError], int] = {
     errors.Cancelled: counters.CANCELLED,
     errors.DeadlineExceeded: counters.EXPIRED,
@@ -38,6 +41,10 @@ class Peer(Protocol):
 
     def send(self, exchange: Exchange, data: bytes) -> None:
         """Write the response in its turn."""
+        ...
+
+    def is_last(self, one: Exchange) -> bool:
+        """Whether no request came after this one."""
         ...
 
     def send_continue(self, exchange: Exchange) -> None:
@@ -74,6 +81,7 @@ class Exchange(msgspec.Struct, eq=False):
     arrived: float = 0.0
     _body: bytes | bytearray = b""
     _size: int = 0
+    _parts: int = 1
     _call: inference.Call | None = None
     _asked: _Asked | None = None
 
@@ -91,7 +99,6 @@ class Exchange(msgspec.Struct, eq=False):
         self.permit = permit
         if permit.view is not None:
             permit.view.lease.hold()
-            self._listener.door.in_flight += 1
         if b"expect" in headers:
             if headers[b"expect"].lower() == b"100-continue":
                 self._connection.send_continue(self)
@@ -118,6 +125,11 @@ class Exchange(msgspec.Struct, eq=False):
         elif not self._body:
             self._body = data
         else:
+            self._parts += 1
+            if self._parts > _MANY_PARTS and self._size < _SMALL_PART * self._parts:
+                self.keep_alive = False
+                self.refuse(errors.InvalidInput("the body comes in too many small parts"))
+                return
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += data
@@ -128,6 +140,9 @@ class Exchange(msgspec.Struct, eq=False):
         permit = self.permit
         if self.refused or permit is None:
             return
+        if permit.view is not None:
+            # Not before the body is there: slow senders take no place from anybody.
+            self._listener.door.in_flight += 1
         match = permit.match
         head = base.Head(match.route.method, match.path, match.query, self._headers, self._connection.peer)
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
@@ -144,7 +159,7 @@ class Exchange(msgspec.Struct, eq=False):
 
     def _decompress(self, head: base.Head, body: bytes, limit: int) -> None:
         encoding = self._headers[b"content-encoding"]
-        if len(body) > responses.INLINE_BYTES:
+        if len(body) > responses.INFLATE_INLINE_BYTES:
             self._elsewhere(
                 lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
             )
@@ -254,14 +269,10 @@ class Exchange(msgspec.Struct, eq=False):
             extra = b"www-authenticate: Bearer\r\n"
         self._send(protocol.encode_error(error, self.request_id), extra)
 
-    def abandon(self) -> None:
-        """The connection is gone: drop the work."""
-        if self.answered:
-            return
-        if self._call is not None:
-            self._call.cancel("the client went away")
-        else:
-            self.fail(errors.Cancelled("the client went away"))
+    def end(self, error: errors.WindlassError) -> None:
+        """Fail with `error` unless it is answered, and drop the work."""
+        if not self.answered and (self._call is None or not self._call.fail(error)):
+            self.fail(error)
 
     def _unexpected(self, error: Exception) -> errors.InternalError:
         log.exception("request %s failed unexpectedly", self.request_id, exc_info=error)
@@ -277,7 +288,8 @@ class Exchange(msgspec.Struct, eq=False):
         series.outcomes[outcome] += 1
         if outcome == counters.OK:
             series.latency.observe(context.clock() - self.arrived)
-        context.door.in_flight -= 1
+        if self.arrived:
+            context.door.in_flight -= 1
         view.lease.release()
 
     def _send(self, answer: base.Answer, extra: bytes) -> None:
@@ -298,7 +310,7 @@ class Exchange(msgspec.Struct, eq=False):
         context = self._listener
         if context.access_log is not None:
             context.access_log(self._method, self._target, self._connection.peer, self.request_id, answer.status)
-        if context.draining:
+        if context.draining and self._connection.is_last(self):
             self.keep_alive = False
         if self._lines:
             extra += self._lines

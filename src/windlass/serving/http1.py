@@ -8,20 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
+from collections.abc import Collection, Iterable
 
 import httptools
 
 from windlass import errors
-from windlass.serving import exchange, listener
+from windlass.serving import exchange, listener, resumed
 
+log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _KEEP_ALIVE = b"connection: keep-alive\r\n"
 _MAX_PIPELINED = 64
 _LINGER_S = 2.0
+# While the server drains, a connection that was silent for this long is closed.
+_DRAIN_IDLE_S = 1.0
+# Where trailers go: nobody asked for them.
+_NOWHERE: collections.deque[tuple[bytes, bytes]] = collections.deque(maxlen=0)
 IDLE, HEADERS, BODY, LINGER = range(4)
 
 
-def _joined(fields: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers that come more than once as one value, in order."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:
@@ -43,11 +50,15 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport | None = None
         self._target = b""
-        self._fields: list[tuple[bytes, bytes]] = []
-        # Bytes of a request whose headers are not complete; and whether what came is enough to break a limit.
+        self._fields: list[tuple[bytes, bytes]] | collections.deque[tuple[bytes, bytes]] = []
+        # Bytes of the reads that hold a request's headers; and whether they are enough to break a limit.
         self._partial = 0
         self._suspect = False
+        # Bytes of whole reads that gave neither a request nor a part of a body; -1: the last one gave something.
+        self._unseen = -1
         self._current: exchange.Exchange | None = None
+        # A request whose body llhttp takes for another protocol's, and the header that says how long it is.
+        self._offered: tuple[exchange.Exchange, bytes] | None = None
         self._pipeline: collections.deque[exchange.Exchange] = collections.deque()
         self._in_message = False
         self._phase = IDLE
@@ -56,6 +67,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._write_full = False
         self._read_paused = False
+        # Bytes of answers that the peer had not read when it was last looked at.
+        self._unsent = 0
 
     # asyncio's side
 
@@ -77,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._listener.connections.discard(self)
         self._transport = None
         while self._pipeline:
-            self._pipeline.popleft().abandon()
+            self._pipeline.popleft().end(errors.Cancelled("the client went away"))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; its callbacks do the rest."""
@@ -85,38 +98,40 @@ class Connection(asyncio.Protocol):
             return
         self._now = now = self._listener.clock()
         self._suspect = self._partial + len(data) > self._small
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as e:
-            # An offer to upgrade may be ignored; what follows is plain HTTP/1.1 again.
-            self._parser = httptools.HttpRequestParser(self)
-            rest = data[e.args[0] :]
-            if rest and self._phase != LINGER:
-                self.data_received(rest)
-            return
-        except httptools.HttpParserError:
-            self._malformed(errors.InvalidInput("the request is not valid HTTP/1.1"))
+        rest: bytes | memoryview = data
+        while True:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as e:
+                rest = memoryview(rest)[e.args[0] :]
+                self._decline()
+                if rest:
+                    continue
+            except httptools.HttpParserCallbackError as e:
+                log.exception("reading a request failed unexpectedly", exc_info=e.__context__)
+                self._refuse_rest(errors.InternalError("unexpected"))
+            except httptools.HttpParserError:
+                self._refuse_rest(errors.InvalidInput("the request is not valid HTTP/1.1"))
+            break
+        if self._phase == LINGER:
             return
         if not self._in_message:
+            # What is not yet a request (blank lines) is no sign of life.
             self._phase = IDLE
-            self._since = now
-        elif self._current is not None:
-            if self._phase != BODY:
-                self._phase = BODY
-                self._since = now
-        else:
+            return
+        phase = BODY if self._current is not None else HEADERS
+        if phase == HEADERS:
             self._partial += len(data)
-            if self._partial > self._limits.max_header_bytes:
-                self._malformed(errors.HeadersTooLarge("the request line and headers are too large"))
-            elif self._phase != HEADERS:
-                self._phase = HEADERS
-                self._since = now
+        if self._phase != phase:
+            self._phase = phase
+            self._since = now
+        # How much of the read that began it was its own is not known; of what follows all is.
+        self._unseen = 0 if self._unseen < 0 else self._unseen + len(data)
+        if self._unseen > self._limits.max_header_bytes:
+            self._refuse_rest(errors.HeadersTooLarge("the request line and headers, or the trailers, are too large"))
 
     def eof_received(self) -> bool:
-        """The peer sends no more: answer what is complete, then close."""
-        if self._pipeline and not self._in_message:
-            self._pipeline[-1].keep_alive = False
-            return True
+        """The peer left: nothing tells a half-closed connection from a closed one, and work for nobody is waste."""
         return False
 
     def pause_writing(self) -> None:
@@ -140,6 +155,7 @@ class Connection(asyncio.Protocol):
         self._target = url
         self._fields = []
         self._partial = self._body_bytes = 0
+        self._unseen = -1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header."""
@@ -147,7 +163,12 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Ask the door."""
+        pipeline = self._pipeline
+        if self._phase == LINGER or (pipeline and not pipeline[-1].keep_alive):
+            # An answer before this one ends the connection, so that this one's could not be told.
+            return
         parser, fields = self._parser, self._fields
+        self._fields = _NOWHERE
         headers = {name.lower(): value for name, value in fields}
         if len(headers) != len(fields):
             headers = _joined(fields)
@@ -167,39 +188,69 @@ class Connection(asyncio.Protocol):
             context.new_id() if given is None else context.request_id(given),
         )
         self._current = current
-        pipeline = self._pipeline
         pipeline.append(current)
-        if self._suspect and self._too_large():
+        if self._suspect and self._too_large(fields):
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
+            return
+        if (b"transfer-encoding" in headers or b"upgrade" in headers) and not self._framed(current, headers):
             return
         current.admit()
         if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
 
-    def _too_large(self) -> bool:
-        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._fields)
-        return size > self._limits.max_header_bytes or len(self._fields) > self._limits.max_headers
+    def _too_large(self, fields: Collection[tuple[bytes, bytes]]) -> bool:
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in fields)
+        return size > self._limits.max_header_bytes or len(fields) > self._limits.max_headers
+
+    def _framed(self, current: exchange.Exchange, headers: dict[bytes, bytes]) -> bool:
+        """Whether the body's end is where every reader of this request puts it; else it is refused."""
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None and (coding.lower() != b"chunked" or self._parser.get_http_version() == "1.0"):
+            current.keep_alive = False
+            current.refuse(errors.Unsupported("the only transfer encoding here is chunked, in HTTP/1.1"))
+            return False
+        if self._parser.should_upgrade():
+            length = headers.get(b"content-length", b"0")
+            framing = b"transfer-encoding: chunked" if coding is not None else b"content-length: " + length
+            if coding is not None or int(length):
+                self._offered = (current, framing)
+        return True
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._body_bytes += len(body)
-        if self._current is not None:
-            self._current.receive(body)
-            if self._current.refused and self._body_bytes > exchange.DISCARD_BYTES:
-                self._current.keep_alive = False
-                self._linger()
+        self._unseen = -1
+        current = self._current
+        if current is not None:
+            current.receive(body)
+            if current.refused and self._body_bytes > exchange.DISCARD_BYTES and self._phase != LINGER:
+                current.keep_alive = False
+                self._read_no_more()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self._offered is not None:
+            return
         self._in_message = False
+        self._since = self._now
         current, self._current = self._current, None
         if current is None:
             return
-        if current.answered and not current.keep_alive:
+        if current.answered and not current.keep_alive and not self._pipeline:
             self._close()
             return
         current.complete(self._now)
+
+    def _decline(self) -> None:
+        """Go on as plain HTTP/1.1 after an offer to upgrade, with the body that llhttp left unread."""
+        if self._offered is None:
+            self._parser = httptools.HttpRequestParser(self)
+            return
+        self._current, framing = self._offered
+        self._offered = None
+        self._parser = httptools.HttpRequestParser(resumed.Resumed(self))
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
 
     # the exchange's side
 
@@ -231,6 +282,10 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and self._pipeline and self._pipeline[0] is sender:
             self._transport.write(_CONTINUE)
 
+    def is_last(self, one: exchange.Exchange) -> bool:
+        """Whether no request came after this one."""
+        return not self._pipeline or self._pipeline[-1] is one
+
     # the listener's side
 
     def sweep(self, now: float) -> None:
@@ -238,42 +293,54 @@ class Connection(asyncio.Protocol):
         waited = now - self._since
         limits = self._limits
         if self._phase == LINGER:
-            if waited > _LINGER_S:
+            self._sweep_lingering(now, waited)
+        elif self._read_paused and not self._write_full:
+            # It is this server that keeps the peer waiting.
+            self._since = now
+        elif not self._in_message:
+            if self._pipeline:
+                self._since = now
+            elif waited > (_DRAIN_IDLE_S if self._listener.draining else limits.keepalive_timeout_s):
                 self._close()
-        elif self._phase == HEADERS or (self._phase == IDLE and self._in_message):
-            if waited > limits.header_timeout_s:
-                self._slow(errors.SlowRequest("the headers did not arrive in time"))
-        elif self._phase == BODY and self._in_message:
+        elif self._phase == BODY:
             slowest = limits.min_body_rate * waited
             if waited > limits.body_timeout_s or (waited > limits.header_timeout_s and self._body_bytes < slowest):
-                self._slow(errors.SlowRequest("the body did not arrive in time"))
-        elif not self._pipeline and waited > limits.keepalive_timeout_s:
-            self._close()
+                self._refuse_rest(errors.SlowRequest("the body did not arrive in time"))
+        elif waited > limits.header_timeout_s:
+            self._refuse_rest(errors.SlowRequest("the headers did not arrive in time"))
+
+    def _sweep_lingering(self, now: float, waited: float) -> None:
+        transport = self._transport
+        if self._pipeline or transport is None:
+            return
+        unsent = transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._since = now
+        elif waited > (self._limits.header_timeout_s if unsent else _LINGER_S):
+            transport.abort()
 
     def drain(self) -> None:
-        """Close now if nothing is under way; else the last answer closes."""
-        if not self._pipeline and not self._in_message:
+        """Close if nothing is under way and was not lately; else the last answer closes, or the sweep."""
+        if not self._pipeline and not self._in_message and self._listener.clock() - self._since > _DRAIN_IDLE_S:
             self._close()
+
+    def end(self, error: errors.WindlassError) -> None:
+        """Answer all that is under way with an error, and close."""
+        for one in tuple(self._pipeline):
+            one.end(error)
+        self._close()
 
     # our own
 
-    def _slow(self, error: errors.WindlassError) -> None:
-        if self._current is not None and not self._current.answered:
-            self._current.keep_alive = False
-            self._current.refuse(error)
-        elif self._current is None:
-            self._malformed(error)
-        else:
-            self._close()
-
-    def _malformed(self, error: errors.WindlassError) -> None:
-        """Answer what is not HTTP, behind whatever is still to be answered, and read no more."""
+    def _refuse_rest(self, error: errors.WindlassError) -> None:
+        """Answer what is late or not HTTP, behind whatever is still to be answered, and read no more."""
         current = self._current
-        if current is not None:
-            if current.answered:
-                self._linger()
+        if current is None:
+            pipeline = self._pipeline
+            if pipeline and not pipeline[-1].keep_alive:
+                self._read_no_more()
                 return
-        else:
             context = self._listener
             current = exchange.Exchange(
                 self,
@@ -285,13 +352,22 @@ class Connection(asyncio.Protocol):
                 _lines=b"",
                 request_id=context.new_id(),
             )
-            self._pipeline.append(current)
-        current.keep_alive = False
+            self._current = current
+            pipeline.append(current)
         self._in_message = True
-        self._current = current
+        current.keep_alive = False
+        if current.answered:
+            self._read_no_more()
+            return
         self._phase = LINGER
         self._since = self._listener.clock()
         current.refuse(error)
+
+    def _read_no_more(self) -> None:
+        """From now on only answers are written; behind the last of them the connection is closed."""
+        self._phase = LINGER
+        if not self._pipeline:
+            self._linger()
 
     def _linger(self) -> None:
         """Half-close and throw away what still comes, so that the peer can read its answer before a reset."""
@@ -306,6 +382,8 @@ class Connection(asyncio.Protocol):
             transport.close()
 
     def _close(self) -> None:
+        self._phase = LINGER
+        self._since = self._listener.clock()
         if self._transport is not None:
             self._transport.close()
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeAlias
 
+from windlass import errors
 from windlass.protocols import base
 from windlass.serving import counters, responses
 from windlass.serving import door as doors
@@ -33,6 +34,10 @@ class Sweepable(Protocol):
 
     def drain(self) -> None:
         """Close as soon as nothing is under way."""
+        ...
+
+    def end(self, error: errors.WindlassError) -> None:
+        """Answer all that is under way with an error, and close."""
         ...
 
 
@@ -86,14 +91,19 @@ class Listener:
         return self._executor.submit(work)
 
     def drain(self) -> None:
-        """From now on each connection closes after its last answer; idle ones close at once."""
+        """From now on each connection closes after its last answer; idle ones close soon."""
         self.draining = True
         for connection in tuple(self.connections):
             connection.drain()
 
+    def end(self, error: errors.WindlassError) -> None:
+        """Answer all that is under way with an error, and close every connection."""
+        for connection in tuple(self.connections):
+            connection.end(error)
+
     def _sweep(self) -> None:
+        self.loop.call_later(SWEEP_S, self._sweep)
         self.writer.tick(time.time())
         now = self.clock()
         for connection in tuple(self.connections):
             connection.sweep(now)
-        self.loop.call_later(SWEEP_S, self._sweep)

@@ -16,6 +16,8 @@ from windlass.protocols import errors as statuses
 
 COMPRESS_FROM = 4_096
 INLINE_BYTES = 65_536
+# Deflate grows up to a thousandfold: what is inflated on the loop stays below a megabyte.
+INFLATE_INLINE_BYTES = 1_024
 _WBITS = {b"gzip": 31, b"deflate": 15}
 _HEADS = 256
 # Most answers are short: their lengths as text, made once.
@@ -94,7 +96,8 @@ def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
 
 def acceptable_encoding(accepted: bytes) -> bytes | None:
     """The encoding to answer in, if the caller's Accept-Encoding has one that is done here."""
-    names = {part.partition(b";")[0].strip() for part in accepted.lower().split(b",") if b"q=0" not in part}
+    parts = [part.replace(b" ", b"").partition(b";q=") for part in accepted.lower().split(b",")]
+    names = {name for name, _, weight in parts if not weight or weight.strip(b"0.")}
     return next((name for name in _WBITS if name in names), None)
 
 
