@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from windlass import errors
-from windlass.packaging import archive, probation
+from windlass.packaging import archive, probation, verdicts
 from windlass.security import sandbox
 from windlass.storage import blobs
 from windlass.types import manifest, signature, tensor_codec
@@ -159,14 +159,14 @@ def test_a_known_verdict_starts_no_child(tmp_path: Path, instead) -> None:
     assert again == first
     assert len(started) == 2
     assert [found.verdict for found in again] == ["passed", "failed"]
-    assert probation.known(good, tmp_path / "new") == first[0]
+    assert verdicts.known(good.digest, tmp_path / "new") == first[0]
 
 
 def test_other_software_or_another_machine_asks_again(tmp_path: Path, instead, monkeypatch: pytest.MonkeyPatch) -> None:
     started = instead()
     probation.run(package(), verdicts=tmp_path, limits=LIMITS)
-    monkeypatch.setattr(probation, "_isa", lambda: "x86_64 made-up")
-    assert probation.known(package(), tmp_path) is None
+    monkeypatch.setattr(verdicts, "isa", lambda: "x86_64 made-up")
+    assert verdicts.known(package().digest, tmp_path) is None
     probation.run(package(), verdicts=tmp_path, limits=LIMITS)
     assert len(started) == 2
 
@@ -176,7 +176,7 @@ def test_a_kept_verdict_that_is_damaged_is_no_verdict(tmp_path: Path, text: byte
     probation.run(package(), verdicts=tmp_path, limits=LIMITS)
     (kept,) = tmp_path.iterdir()
     kept.write_bytes(text)
-    assert probation.known(package(), tmp_path) is None
+    assert verdicts.known(package().digest, tmp_path) is None
 
 
 def test_a_verdict_moved_to_another_name_is_no_verdict(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_verdict_moved_to_another_name_is_no_verdict(tmp_path: Path) -> None:
     probation.run(package(), verdicts=tmp_path / "good", limits=LIMITS)
     (bad,), (good,) = (tmp_path / "bad").iterdir(), (tmp_path / "good").iterdir()
     bad.write_bytes(good.read_bytes())
-    assert probation.known(package(factor=3.0), tmp_path / "bad") is None
+    assert verdicts.known(package(factor=3.0).digest, tmp_path / "bad") is None
 
 
 def try_mutants(folder: Path, seed: int, first: int, count: int) -> dict[str, collections.Counter[str]]:

@@ -1,26 +1,23 @@
 """The first load of a package, in a confined child at low priority: if the native runtime dies, nobody else does.
 
-Called before a version is served, by the command line and by the supervisor's launcher. The child checks digests,
+Called by `package.py` and the command line; a server starts it as a command of its own (`python -m`), so that it holds
+nothing of the sandbox itself. The child checks digests,
 signature and golden outputs (`session.open`); a crash, a time-out or a wrong answer is a verdict, never an exception.
 Verdicts are remembered per package, software and instruction set. Must never load a model in this process.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.metadata
-import platform
-import secrets
+import argparse
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-import msgspec
-
-from windlass import errors
 from windlass.packaging import archive
+from windlass.packaging import verdicts as kept
 from windlass.security import sandbox
+from windlass.storage import blobs
 from windlass.types import evidence, strict_json
 
 PASSED = "passed"
@@ -28,18 +25,6 @@ _MEMORY_FLOOR = 4 * sandbox.GIB
 _MEMORY_FACTOR = 6  # of the package's bytes: the file, the parsed graph, prepacked weights, buffers
 # These may be the machine's fault on a bad day: such a verdict is not kept.
 _TRANSIENT = ("time", "cpu", "SIGKILL")
-# Instruction sets that change which kernels a runtime picks, by their names in /proc/cpuinfo.
-_ISA = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
-    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
-)
-
-
-class _Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    software: str
-    isa: str
-    evidence: evidence.Evidence
 
 
 def run(
@@ -56,7 +41,7 @@ def run(
     `NotAllowed` if this machine cannot confine the child; `NotFound` or `CorruptPackage` without a readable manifest.
     """
     opened = archive.open_path(package) if isinstance(package, Path) else package
-    remembered = None if verdicts is None else known(opened, verdicts)
+    remembered = None if verdicts is None else kept.known(opened.digest, verdicts)
     if remembered is not None:
         return remembered
     size = sum(ref.size for ref in opened.manifest.blobs().values())
@@ -84,41 +69,14 @@ def run(
             "check": "probation",
             "reason": reason,
             "seconds": round(time.monotonic() - started, 3),
-            "software": _software(),
-            "isa": _isa(),
+            "software": kept.software(),
+            "isa": kept.isa(),
             "walls_missing": list(result.missing),
         },
     )
     if verdicts is not None and result.killed_by not in _TRANSIENT:
-        _remember(found, verdicts)
+        kept.remember(found, verdicts)
     return found
-
-
-def known(package: archive.Package, verdicts: Path) -> evidence.Evidence | None:
-    """The verdict that was kept for this package, software and instruction set; None also where it is unreadable."""
-    try:
-        kept = strict_json.decode(_file(package.digest, verdicts).read_bytes(), _Remembered, what="a kept verdict")
-    except (OSError, errors.InvalidInput):
-        return None
-    same = (kept.software, kept.isa, kept.evidence.digest) == (_software(), _isa(), package.digest)
-    return kept.evidence if same else None
-
-
-def _remember(found: evidence.Evidence, verdicts: Path) -> None:
-    """Keep a verdict, whole or not at all. A folder that cannot be written only costs the next start its time."""
-    partial = verdicts / f".{secrets.token_hex(8)}"
-    with contextlib.suppress(OSError):
-        verdicts.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(strict_json.canonical(_Remembered(_software(), _isa(), found)))
-            partial.replace(_file(found.digest, verdicts))
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _file(digest: str, verdicts: Path) -> Path:
-    key = strict_json.canonical([digest, _software(), _isa()])
-    return verdicts / f"{hashlib.sha256(key).hexdigest()}.json"
 
 
 def _written(package: archive.Package, folder: Path) -> Path:
@@ -141,18 +99,21 @@ def _reason(result: sandbox.Result, digest: str) -> str:
     return said or sandbox.last_words(result.stderr) or f"the child left with exit code {result.returncode}"
 
 
-def _software() -> str:
-    return " ".join(f"{name}-{importlib.metadata.version(name)}" for name in ("windlass", "onnxruntime"))
+def main() -> None:
+    """The command: judge the package at `--path`, or `--digest` in the blob store `--store`; the evidence on stdout.
+
+    For formats that carry no code: what walls this machine lacks is said in the evidence, and does not stop it.
+    """
+    parser = argparse.ArgumentParser(prog="windlass-probation")
+    parser.add_argument("--path", type=Path)
+    parser.add_argument("--store")
+    parser.add_argument("--digest", required=True)
+    parser.add_argument("--verdicts", type=Path, required=True)
+    options = parser.parse_args()
+    where = options.path or archive.open_store(blobs.BlobStore(options.store), options.digest)
+    found = run(where, verdicts=options.verdicts, allow_weaker=True)
+    sys.stdout.write(strict_json.canonical(found).decode())
 
 
-def _isa() -> str:
-    """The machine and its instruction sets, from the first processor that Linux lists."""
-    features: list[str] = []
-    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                present = value.split()
-                features = [feature for feature in _ISA if feature in present]
-                break
-    return " ".join([platform.machine(), *features])
+if __name__ == "__main__":
+    main()

@@ -6,19 +6,24 @@ Must never run in a request's way, and never skip a check because a version was 
 
 from __future__ import annotations
 
+import logging
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import msgspec
 
 from windlass import errors
-from windlass.packaging import archive, probation, session
+from windlass.packaging import archive, session
+from windlass.packaging import verdicts as kept
 from windlass.runtimes import base
 from windlass.serving import measure
 from windlass.storage import blobs
-from windlass.types import spec, tensor_codec
+from windlass.types import evidence, spec, strict_json, tensor_codec
 
+log = logging.getLogger(__name__)
 # Above this, one row keeps a core busy long enough for more threads to pay.
 _THREADS_FROM_S = 2e-3
 
@@ -47,7 +52,7 @@ def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
             f"the package of '{endpoint.name}' has the digest {package.digest}, not {arm.digest}"
         )
     if verdicts:
-        _on_probation(package, Path(verdicts))
+        _on_probation(arm, Path(verdicts))
     threads = endpoint.threads or 1
     opened = session.open(package, options=base.Options(threads=threads))
     golden = tensor_codec.unpack(package.read(package.manifest.golden.inputs))
@@ -68,8 +73,19 @@ def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
     return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds)
 
 
-def _on_probation(package: archive.Package, verdicts: Path) -> None:
-    finding = probation.run(package, verdicts=verdicts)
-    if finding.verdict == "failed":
-        reason = finding.statistics.get("reason", "unknown")
-        raise errors.GateRefused(f"the version {package.digest[:19]} failed its probation load: {reason}")
+def _on_probation(arm: spec.Arm, verdicts: Path) -> None:
+    """A first load elsewhere, unless its verdict is known: what crashes there does not crash here."""
+    found = kept.known(arm.digest, verdicts)
+    if found is None:
+        place = ["--path", arm.path] if arm.path else ["--store", arm.store]
+        line = [sys.executable, "-m", "windlass.packaging.probation", *place, "--digest", arm.digest]
+        judged = subprocess.run([*line, "--verdicts", str(verdicts)], capture_output=True, check=False)
+        if judged.returncode != 0:
+            log.error(
+                "probation of %s could not be run: %s", arm.digest, judged.stderr.decode(errors="replace")[-2_000:]
+            )
+            raise errors.Unavailable(f"the probation load of {arm.digest[:19]} could not be run on this machine")
+        found = strict_json.decode(judged.stdout, evidence.Evidence, what="the probation's verdict")
+    if found.verdict == "failed":
+        reason = found.statistics.get("reason", "unknown")
+        raise errors.GateRefused(f"the version {arm.digest[:19]} failed its probation load: {reason}")
