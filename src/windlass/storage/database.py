@@ -52,7 +52,13 @@ class Database:
             sa.event.listen(self._engine, "begin", _begin)
         else:
             options = {"options": f"-c lock_timeout={int(BUSY_TIMEOUT_S * 1000)}"}
-            self._engine = sa.create_engine(target, pool_pre_ping=True, connect_args=options)
+            try:
+                self._engine = sa.create_engine(target, pool_pre_ping=True, connect_args=options)
+            except ModuleNotFoundError:
+                raise errors.Unsupported(
+                    "PostgreSQL needs the library 'psycopg', which is not installed.",
+                    hint="Install it: pip install 'windlass[postgres]'",
+                ) from None
 
     @contextlib.contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,9 @@ def test_what_the_driver_says_is_translated(tmp_path: Path, code: int, kind: typ
     else:
         with rows.write():
             pass
+
+
+def test_a_missing_driver_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(errors.Unsupported, match=r"windlass\[postgres\]"):
+        database.Database("postgresql://h/d")
