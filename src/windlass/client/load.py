@@ -20,6 +20,7 @@ import uvloop
 _VERSION = re.compile(rb'"(?:model_)?version":\s*"([^"]{0,32})"')
 _BATCH = re.compile(rb"batch;desc=(\d+)")
 _MAX_KEPT = 200_000
+_AGAIN_S = 0.05
 
 
 class Report(msgspec.Struct):
@@ -183,8 +184,13 @@ class Load:
             while self._missing and not self.over():
                 self._missing -= 1
                 done: asyncio.Future[None] = loop.create_future()
-                await loop.create_connection(lambda d=done: _Asker(self, d), self._host, self._port)  # type: ignore[misc]
-                pending.add(done)
+                try:
+                    await loop.create_connection(lambda d=done: _Asker(self, d), self._host, self._port)  # type: ignore[misc]
+                    pending.add(done)
+                except OSError:
+                    # Nobody listens at this moment; nothing was sent.
+                    self._missing += 1
+                    await asyncio.sleep(_AGAIN_S)
             if self.over():
                 self._missing = 0
             if pending:

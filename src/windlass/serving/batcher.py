@@ -123,7 +123,9 @@ class Batcher:
         contracted: signature.Signature,
         series: counters.Runs,
         version: str,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._clock = clock
         self._loop = loop
         self._instance = instance
         self._plan = plan
@@ -169,7 +171,9 @@ class Batcher:
         self._flushing = True
         while not self._instance.busy:
             if self._retries:
-                self._run(self._retries.popleft())
+                left = [call for call in self._retries.popleft() if not call.done]
+                if left:
+                    self._run(left)
             elif self._queues:
                 calls = self._take()
                 if calls:
@@ -190,9 +194,11 @@ class Batcher:
         calls: list[inference.Call] = []
         while queue:
             call = queue[0]
-            if call.done:
+            if call.done or (call.deadline is not None and call.deadline <= self._clock()):
                 queue.popleft()
                 self.queued_rows -= call.request.rows
+                call.held_by(None)
+                call.fail(errors.DeadlineExceeded("the deadline passed before there was an answer"))
                 continue
             rows += call.request.rows
             if calls and rows > limit:
@@ -215,7 +221,7 @@ class Batcher:
         self.queued_rows -= call.request.rows
 
     def _run(self, calls: list[inference.Call]) -> None:
-        started = time.perf_counter()
+        started = self._clock()
         try:
             inputs = self._join(calls)
         except Exception as e:  # noqa: BLE001 - whatever goes wrong, every call gets its one answer

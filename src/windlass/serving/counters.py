@@ -1,4 +1,4 @@
-"""Counters of the data plane: slots of 64 bits in one block of memory, written by the loop's thread only.
+"""Counters of the data plane: slots of 64 bits in a block of memory, written by the loop's thread only.
 
 Counted by exchanges and batchers, read by `metrics.py`. A block of plain slots, so that another process may read it.
 Must never format, lock or allocate on the hot path.
@@ -17,19 +17,21 @@ _SLOTS = 65_536
 
 
 class Block:
-    """A fixed array of u64, handed out slot by slot."""
+    """Arrays of u64, handed out slot by slot; another array is mapped when one is full."""
 
     def __init__(self, slots: int = _SLOTS) -> None:
-        self._memory = mmap.mmap(-1, slots * 8)
-        self.slots = memoryview(self._memory).cast("Q")
-        self._used = 0
+        self._slots = slots
+        self._free = self._map()
 
     def take(self, count: int) -> memoryview:
-        """The next `count` slots, all zero."""
-        start, self._used = self._used, self._used + count
-        if self._used > len(self.slots):
-            raise MemoryError("the block of counters is full")
-        return self.slots[start : self._used]
+        """The next `count` slots, all zero; at most as many as one array has."""
+        if count > len(self._free):
+            self._free = self._map()
+        taken, self._free = self._free[:count], self._free[count:]
+        return taken
+
+    def _map(self) -> memoryview:
+        return memoryview(mmap.mmap(-1, self._slots * 8)).cast("Q")
 
 
 class Histogram:

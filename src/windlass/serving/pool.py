@@ -68,6 +68,7 @@ class Pool:
             keep = {e.name for e in wanted.endpoints} | set(self._repository)
             for name in [name for name in self.served if name not in keep]:
                 self._retire(self.served.pop(name))
+            self._failed = {name: reason for name, reason in self._failed.items() if name in keep}
 
     async def _load_all(self, endpoints: list[spec.Endpoint]) -> list[loader.Loaded]:
         loaded: list[loader.Loaded] = []
@@ -76,10 +77,11 @@ class Pool:
             for endpoint in endpoints:
                 loaded.append(await self._loop.run_in_executor(self._loader, loader.load, endpoint, self._verdicts))
                 self._failed.pop(endpoint.name, None)
-        except errors.WindlassError as e:
+        except Exception as e:
+            # Whatever it was, nothing of a spec that failed stays in memory.
             for version in loaded:
                 version.session.close()
-            self._failed[endpoint.name] = e.message
+            self._failed[endpoint.name] = e.message if isinstance(e, errors.WindlassError) else "an unexpected fault"
             raise
         finally:
             for endpoint in endpoints:
@@ -224,8 +226,7 @@ class Pool:
             done(errors.NotAllowed("this server's models are managed: clients may not load or unload them"))
             return
         if name not in self._repository:
-            hint = refs.nearest(name, self._repository)
-            done(errors.NotFound(f"failed to load '{name[:128]}': no such model in the repository", hint=hint))
+            done(errors.NotFound(f"failed to load '{name[:128]}': no such model in the repository"))
             return
 
         def finished(task: asyncio.Task[None]) -> None:

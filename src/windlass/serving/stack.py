@@ -18,7 +18,7 @@ def deadline(
     """End a call when its time is up, whether it waits or runs; its run, if any, is not interrupted.
 
     `default_s` 0 leaves calls without a timeout of their own alone. `timed` False is for models that run on the loop:
-    nothing could fire while they run, so only calls that expired before they were queued are ended.
+    nothing could fire while they run, and the batcher ends the calls whose time is up before their run.
     """
 
     def expire(call: inference.Call) -> None:

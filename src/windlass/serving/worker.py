@@ -35,6 +35,8 @@ access = logging.getLogger("windlass.access")
 SWITCH_INTERVAL_S = 5e-4
 _BACKLOG = 1_024
 _THREADS = 2
+# For what is written last to leave the process.
+_LAST_WORDS_S = 0.1
 
 
 def is_loopback(host: str) -> bool:
@@ -121,6 +123,9 @@ class Worker:
         left = sum(len(one.connections) for one in self._listeners)
         if left:
             log.warning("%d connections were still open after the grace time of %s s", left, wanted.grace_s)
+            for one in self._listeners:
+                one.end(errors.Unavailable("the server is stopping and could not wait for this answer"))
+            await asyncio.sleep(_LAST_WORDS_S)
         self._pool.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if wanted.control:
@@ -192,7 +197,16 @@ async def serve(wanted: spec.Spec, ready_fd: int | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop.set)
     await worker.open()
-    await worker.apply(wanted)
+    loading = asyncio.ensure_future(worker.apply(wanted))
+    stopping = asyncio.ensure_future(worker.stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        log.info("stopping before everything was loaded")
+        loading.cancel()
+        await worker.close()
+        return
+    stopping.cancel()
+    loading.result()
     names = ", ".join(f"{e.name} ({e.arms[0].version})" for e in wanted.endpoints) or "no models yet"
     log.info("serving %s on %s", names, worker.addresses["listen"])
     log.info("metrics on %s/metrics", worker.addresses["admin"])
@@ -216,14 +230,21 @@ def main() -> None:
     )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
-        wanted = strict_json.decode(options.spec.read_bytes(), spec.Spec, what=str(options.spec))
+        wanted = strict_json.decode(_read(options.spec), spec.Spec, what=str(options.spec))
         uvloop.run(serve(wanted, options.ready_fd))
     except errors.WindlassError as e:
         sys.stderr.write(f"Error: {e}\n")
         sys.exit(e.exit_code)
+    # A run or a load that goes on in a thread must not hold up a server that has said good-bye.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as e:
-        sys.stderr.write(f"Error: cannot read the spec {options.spec}: {e.strerror}\n")
-        sys.exit(errors.UsageError.exit_code)
+        raise errors.UsageError(f"cannot read the spec {path}: {e.strerror}") from None
 
 
 if __name__ == "__main__":
