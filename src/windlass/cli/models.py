@@ -40,7 +40,7 @@ def actor() -> str:
         return f"uid {os.getuid()}"
 
 
-@click.group(cls=lazy.Group, late={"import": "transfer:import_", "export": "transfer:export"})
+@click.group(cls=lazy.Group, late={"alias": "alias:alias", "import": "transfer:import_", "export": "transfer:export"})
 def models() -> None:
     """List, show, alias, import, export and delete models."""
 
@@ -67,43 +67,6 @@ def show(context: output.Context, ref: str) -> None:
     with opened(context) as registry:
         shown = registry.show(refs.parse(ref))
     context.result(shown, lambda: _shown(shown))
-
-
-@models.command()
-@click.argument("name")
-@click.argument("alias")
-@click.argument("version", type=click.IntRange(1), required=False)
-@click.option("--rollback", is_flag=True, help="Point it to what it pointed to before.")
-@click.option("--remove", is_flag=True, help="Point it nowhere.")
-@click.option("--reason", default="", help="Why, for the history.")
-@click.option("--if-generation", type=click.IntRange(0), help="Only if nobody has moved it since this generation.")
-@click.option("--force", is_flag=True, help="Though it is not READY, or does not take what callers send.")
-@click.pass_obj
-def alias(
-    context: output.Context,
-    name: str,
-    alias: str,
-    version: int | None,
-    rollback: bool,
-    remove: bool,
-    reason: str,
-    if_generation: int | None,
-    force: bool,
-) -> None:
-    """Point ALIAS of the model NAME to VERSION."""
-    if (version is not None) + rollback + remove != 1:
-        raise errors.UsageError("say where the alias goes: a VERSION, --rollback or --remove.")
-    with opened(context) as registry:
-        who = actor()
-        if rollback:
-            event = registry.rollback_alias(
-                name, alias, actor=who, reason=reason, expected_generation=if_generation, force=force
-            )
-        else:
-            event = registry.move_alias(
-                name, alias, version, actor=who, reason=reason, expected_generation=if_generation, force=force
-            )
-    context.result(event, lambda: f"{event.name}:{event.alias} -> {_at(event.to_version)}")
 
 
 @models.command()
@@ -211,7 +174,8 @@ def _when(moment: float) -> str:
     return dt.datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _at(version: int | None) -> str:
+def at(version: int | None) -> str:
+    """A version as the tables and `alias` show it."""
     return "-" if version is None else f"@{version}"
 
 
@@ -233,7 +197,7 @@ def _versions_table(found: tuple[versions.Version, ...]) -> str:
 
 def _history_table(events: tuple[aliases.Event, ...]) -> str:
     rows = [
-        (_when(e.at), e.alias, e.generation, e.kind, _at(e.from_version), _at(e.to_version), e.actor, e.reason)
+        (_when(e.at), e.alias, e.generation, e.kind, at(e.from_version), at(e.to_version), e.actor, e.reason)
         for e in events
     ]
     return output.table(("AT", "ALIAS", "GENERATION", "KIND", "FROM", "TO", "BY", "WHY"), rows)
