@@ -93,7 +93,7 @@ class Models:
 
 
 def head(route: base.Route, headers: dict[bytes, bytes] | None = None) -> base.Head:
-    return base.Head(route.method, route.path, "", {b"host": b"localhost", **(headers or {})}, "127.0.0.1")
+    return base.Head(route.method, route.path, "", {b"host": b"localhost", **(headers or {})})
 
 
 def parameters(route: base.Route) -> dict[str, str]:

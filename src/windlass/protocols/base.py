@@ -25,7 +25,6 @@ class Head(msgspec.Struct, frozen=True):
     path: str
     query: str
     headers: Mapping[bytes, bytes]
-    peer: str
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -14,35 +14,22 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from windlass import errors
+from windlass.protocols import base
 from windlass.security import keys
-from windlass.serving import routes, visible
+from windlass.serving import heads, identity, routes, visible
 from windlass.types import directory, refs, spec
 
-LOCAL_SCOPES = ("model:read", "model:predict")
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _REMEMBERED = 4_096
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Who asks: the key's id, or `local`; what it may do, and to which models (globs; None: to all)."""
-
-    id: str
-    scopes: frozenset[str]
-    models: tuple[str, ...] | None
-    expires_at: float | None
 
 
 class Permit(msgspec.Struct, frozen=True):
     """What the door let through. `view` is set when the route asks a model."""
 
     match: routes.Match
-    identity: Identity
+    caller: identity.Identity
     view: directory.ModelView | None
     max_body: int
-
-
-LOCAL = Identity("local", frozenset(LOCAL_SCOPES), None, None)
-OPERATOR = Identity("operator", frozenset(("model:read", "model:predict", "model:load", "admin")), None, None)
 
 
 class Door:
@@ -58,7 +45,7 @@ class Door:
         limits: spec.ServerLimits,
         *,
         hosts: tuple[str, ...],
-        trusted: Identity | None,
+        trusted: identity.Identity | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.table = table
@@ -72,48 +59,65 @@ class Door:
         self._known_hosts: set[bytes] = set()
         self._keys: dict[str, spec.Key] = {}
         self._pepper = b""
-        self._known_callers: dict[bytes, Identity] = {}
+        self._known_callers: dict[bytes, identity.Identity] = {}
+        self._epoch = 0
+        self.memory = heads.Memory()
 
     def use_keys(self, known: tuple[spec.Key, ...], pepper: str) -> None:
         """The keys from now on; whoever was remembered is forgotten, so that a revoked key ends at once."""
         self._keys = {key.id: key for key in known}
         self._pepper = bytes.fromhex(pepper)
         self._known_callers = {}
+        self._epoch += 1
+        self.memory.forget()
 
-    def admit(self, method: bytes, target: bytes, headers: Mapping[bytes, bytes]) -> Permit:
+    def admit(self, head: heads.RequestHead) -> Permit:
         """The permit; else the error that says why not."""
+        if head.epoch != self._epoch:
+            self._judge(head)
+        match, caller = head.match, head.caller
+        if match is None or caller is None:
+            raise errors.InternalError("a head without a route was let through")
+        if caller.expires_at is not None and caller.expires_at <= self._clock():
+            raise errors.Unauthenticated("this key is not valid")
+        if not match.infers:
+            return Permit(match, caller, None, 0 if match.permission == "health" else self.limits.max_body)
+        view = self._find(match, caller)
+        if self.in_flight >= self.limits.max_in_flight:
+            raise errors.Overloaded("the server has as many requests in flight as it may")
+        max_body = min(self.limits.max_body, view.limits.max_body)
+        if head.length > max_body:
+            raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {max_body} are accepted")
+        return Permit(match, caller, view, max_body)
+
+    def _judge(self, head: heads.RequestHead) -> None:
+        """What the head's bytes and the keys alone decide; kept in the head only if it may pass."""
+        headers = head.headers
         host = headers.get(b"host", b"")
         if host not in self._known_hosts:
             self._check_host(host)
         if b"origin" in headers:
             _check_origin(headers[b"origin"], host)
-        match = self.table.find(method, target)
-        if match.permission == "health":
-            return Permit(match, LOCAL, None, 0)
-        caller = self._caller(headers)
-        if match.permission not in caller.scopes:
-            if caller is LOCAL:
+        match = self.table.find(head.method, head.target)
+        caller = identity.LOCAL if match.permission == "health" else self._caller(headers)
+        if match.permission != "health" and match.permission not in caller.scopes:
+            if caller is identity.LOCAL:
                 raise errors.NotAllowed(f"this route needs the permission {match.permission}: send a key that has it")
             raise errors.NotAllowed(f"this key lacks the permission {match.permission}")
         if caller.models is not None and match.model and not visible.allows(caller.models, match.model):
             raise visible.unknown(match.model)
-        view = None
-        max_body = self.limits.max_body
-        if match.infers:
-            view = self._find(match, caller)
-            if self.in_flight >= self.limits.max_in_flight:
-                raise errors.Overloaded("the server has as many requests in flight as it may")
-            max_body = min(max_body, view.limits.max_body)
-        length = headers.get(b"content-length")
-        if length is not None and int(length) > max_body:
-            raise errors.PayloadTooLarge(f"the body has {int(length)} bytes: at most {max_body} are accepted")
-        return Permit(match, caller, view, max_body)
+        if head.length > self.limits.max_body:
+            raise errors.PayloadTooLarge(
+                f"the body has {head.length} bytes: at most {self.limits.max_body} are accepted"
+            )
+        head.match, head.caller, head.epoch = match, caller, self._epoch
+        head.public = base.Head(match.route.method, match.path, match.query, headers)
 
-    def models_for(self, caller: Identity) -> directory.ModelDirectory:
+    def models_for(self, caller: identity.Identity) -> directory.ModelDirectory:
         """The models as this caller may see them."""
         return self._models if caller.models is None else visible.Visible(self._models, caller.models)
 
-    def _find(self, match: routes.Match, caller: Identity) -> directory.ModelView:
+    def _find(self, match: routes.Match, caller: identity.Identity) -> directory.ModelView:
         try:
             return self._models.find(match.model, match.version)
         except errors.NotFound as e:
@@ -129,22 +133,17 @@ class Door:
         if len(self._known_hosts) < _REMEMBERED and len(host) < 300:
             self._known_hosts.add(host)
 
-    def _caller(self, headers: Mapping[bytes, bytes]) -> Identity:
+    def _caller(self, headers: Mapping[bytes, bytes]) -> identity.Identity:
         if self._trusted is not None and not self._keys:
             return self._trusted
         credential = headers.get(b"authorization") or headers.get(b"x-api-key")
         if credential is None:
-            if self._trusted is OPERATOR:
-                return OPERATOR
+            if self._trusted is identity.OPERATOR:
+                return identity.OPERATOR
             raise errors.Unauthenticated("this server asks for a key: send it as 'Authorization: Bearer wl_...'")
-        identity = self._known_callers.get(credential)
-        if identity is None:
-            identity = self._check_key(credential)
-        if identity.expires_at is not None and identity.expires_at <= self._clock():
-            raise errors.Unauthenticated("this key is not valid")
-        return identity
+        return self._known_callers.get(credential) or self._check_key(credential)
 
-    def _check_key(self, credential: bytes) -> Identity:
+    def _check_key(self, credential: bytes) -> identity.Identity:
         text = credential.decode("latin-1").removeprefix("Bearer ").strip()
         parsed = keys.parse(text)
         key = self._keys.get(parsed[0]) if parsed is not None else None
@@ -153,11 +152,11 @@ class Door:
         if not hmac.compare_digest(keys.hmac_of(text, self._pepper), expected) or key is None:
             raise errors.Unauthenticated("this key is not valid")
         models = None if "*" in key.models else key.models
-        identity = Identity(key.id, frozenset(key.scopes), models, key.expires_at)
+        caller = identity.Identity(key.id, frozenset(key.scopes), models, key.expires_at)
         if len(self._known_callers) >= _REMEMBERED:
             self._known_callers.clear()
-        self._known_callers[credential] = identity
-        return identity
+        self._known_callers[credential] = caller
+        return caller
 
 
 def _check_origin(origin: bytes, host: bytes) -> None:

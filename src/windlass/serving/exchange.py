@@ -14,7 +14,7 @@ import msgspec
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import counters, door, listener, responses
+from windlass.serving import counters, door, heads, listener, responses
 from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
@@ -63,16 +63,13 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
 class Exchange(msgspec.Struct, eq=False):
     """A request under way. `complete` is called when its last byte is there.
 
-    `lines` are header lines for the response, each with its line end. A struct, because one is made for every request.
+    A struct, because one is made for every request.
     """
 
     _connection: Peer
     _listener: listener.Listener
-    _method: bytes
-    _target: bytes
-    _headers: dict[bytes, bytes]
+    _head: heads.RequestHead
     keep_alive: bool
-    _lines: bytes
     request_id: str
     permit: door.Permit | None = None
     response: bytes | None = None
@@ -87,9 +84,9 @@ class Exchange(msgspec.Struct, eq=False):
 
     def admit(self) -> None:
         """Ask the door; a refusal is answered at once and the body is thrown away."""
-        headers = self._headers
+        headers = self._head.headers
         try:
-            permit = self._listener.door.admit(self._method, self._target, headers)
+            permit = self._listener.door.admit(self._head)
         except errors.WindlassError as e:
             self.refuse(e)
             return
@@ -108,8 +105,7 @@ class Exchange(msgspec.Struct, eq=False):
     def refuse(self, error: errors.WindlassError) -> None:
         """Answer before the body is there. A long or endless body costs the connection."""
         self.refused = True
-        length = self._headers.get(b"content-length")
-        if b"transfer-encoding" in self._headers or (length is not None and int(length) > DISCARD_BYTES):
+        if b"transfer-encoding" in self._head.headers or self._head.length > DISCARD_BYTES:
             self.keep_alive = False
         self.fail(error)
 
@@ -137,18 +133,16 @@ class Exchange(msgspec.Struct, eq=False):
     def complete(self, now: float) -> None:
         """The last byte is there: decode and ask."""
         self.arrived = now
-        permit = self.permit
-        if self.refused or permit is None:
+        permit, head = self.permit, self._head.public
+        if self.refused or permit is None or head is None:
             return
         if permit.view is not None:
             # Not before the body is there: slow senders take no place from anybody.
             self._listener.door.in_flight += 1
-        match = permit.match
-        head = base.Head(match.route.method, match.path, match.query, self._headers, self._connection.peer)
         body = self._body if isinstance(self._body, bytes) else bytes(self._body)
         self._body = b""
         try:
-            if b"content-encoding" in self._headers:
+            if b"content-encoding" in self._head.headers:
                 self._decompress(head, body, permit.max_body)
             else:
                 self._decode(head, body)
@@ -158,7 +152,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail(self._unexpected(e))
 
     def _decompress(self, head: base.Head, body: bytes, limit: int) -> None:
-        encoding = self._headers[b"content-encoding"]
+        encoding = self._head.headers[b"content-encoding"]
         if len(body) > responses.INFLATE_INLINE_BYTES:
             self._elsewhere(
                 lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
@@ -173,7 +167,7 @@ class Exchange(msgspec.Struct, eq=False):
         match, view = permit.match, permit.view
         action = match.route.action
         if isinstance(action, base.QueryRoute):
-            answer = action.answer(head, match.parameters, body, self._listener.door.models_for(permit.identity))
+            answer = action.answer(head, match.parameters, body, self._listener.door.models_for(permit.caller))
             if isinstance(answer, base.Pending):
                 answer.start(self._pending)
             else:
@@ -195,7 +189,7 @@ class Exchange(msgspec.Struct, eq=False):
             on_reply=_on_reply,
             on_fail=_on_fail,
             arrived=self.arrived,
-            identity=permit.identity.id,
+            identity=permit.caller.id,
             owner=self,
             priority=request.priority,
         )
@@ -237,7 +231,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail(self._unexpected(e))
             return
         extra = b""
-        if b"x-server-timing" in self._headers:
+        if b"x-server-timing" in self._head.headers:
             timing = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
             extra = b"server-timing: queue;dur=%.3f, run;dur=%.3f, batch;desc=%d\r\n" % timing
         self._count(counters.OK)
@@ -261,7 +255,7 @@ class Exchange(msgspec.Struct, eq=False):
             context.counters.count_rejected(error.code)
         if isinstance(error, errors.InternalError):
             log.error("request %s failed: %s", self.request_id, error.message)
-        protocol = self.permit.match.protocol if self.permit is not None else context.protocol_of(self._target)
+        protocol = self.permit.match.protocol if self.permit is not None else context.protocol_of(self._head.target)
         extra = b""
         if isinstance(error, errors.Unavailable):
             extra = b"retry-after: %d\r\n" % error.retry_after_s
@@ -295,8 +289,8 @@ class Exchange(msgspec.Struct, eq=False):
     def _send(self, answer: base.Answer, extra: bytes) -> None:
         self.answered = True
         self._call = None
-        if len(answer.body) >= responses.COMPRESS_FROM and b"accept-encoding" in self._headers:
-            encoding = responses.acceptable_encoding(self._headers[b"accept-encoding"])
+        if len(answer.body) >= responses.COMPRESS_FROM and b"accept-encoding" in self._head.headers:
+            encoding = responses.acceptable_encoding(self._head.headers[b"accept-encoding"])
             if encoding is not None and len(answer.body) > responses.INLINE_BYTES:
                 context, write = self._listener, self._write
                 future = context.executor_submit(lambda: responses.compress(answer, encoding))
@@ -309,12 +303,16 @@ class Exchange(msgspec.Struct, eq=False):
     def _write(self, answer: base.Answer, extra: bytes) -> None:
         context = self._listener
         if context.access_log is not None:
-            context.access_log(self._method, self._target, self._connection.peer, self.request_id, answer.status)
+            context.access_log(
+                self._head.method, self._head.target, self._connection.peer, self.request_id, answer.status
+            )
         if context.draining and self._connection.is_last(self):
             self.keep_alive = False
-        if self._lines:
-            extra += self._lines
-        data = context.writer.response(answer, self.request_id, extra, not self.keep_alive, self._method == b"HEAD")
+        if self._head.lines:
+            extra += self._head.lines
+        data = context.writer.response(
+            answer, self.request_id, extra, not self.keep_alive, self._head.method == b"HEAD"
+        )
         self._connection.send(self, data)
 
 

@@ -14,10 +14,11 @@ from collections.abc import Collection, Iterable
 import httptools
 
 from windlass import errors
-from windlass.serving import exchange, listener, resumed
+from windlass.serving import exchange, heads, listener, resumed
 
 log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_END_OF_HEAD = b"\r\n\r\n"
 _KEEP_ALIVE = b"connection: keep-alive\r\n"
 _MAX_PIPELINED = 64
 _LINGER_S = 2.0
@@ -67,6 +68,10 @@ class Connection(asyncio.Protocol):
         self._body_bytes = 0
         self._write_full = False
         self._read_paused = False
+        # The bytes of the head now parsed, if they came in one piece; and whether the connection stays open.
+        self._block: bytes | None = None
+        self._reusable = True
+        self._memory = context.door.memory
         # Bytes of answers that the peer had not read when it was last looked at.
         self._unsent = 0
 
@@ -97,6 +102,17 @@ class Connection(asyncio.Protocol):
         if self._phase == LINGER:
             return
         self._now = now = self._listener.clock()
+        self._block = None
+        if not self._in_message and self._reusable:
+            end = data.find(_END_OF_HEAD) + 4
+            if end > 4:
+                block = data[:end]
+                head = self._memory.find(block)
+                if head is not None and len(data) == end + head.length:
+                    self._since = now
+                    self._known(head, data[end:])
+                    return
+                self._block = block
         self._suspect = self._partial + len(data) > self._small
         rest: bytes | memoryview = data
         while True:
@@ -130,6 +146,18 @@ class Connection(asyncio.Protocol):
         if self._unseen > self._limits.max_header_bytes:
             self._refuse_rest(errors.HeadersTooLarge("the request line and headers, or the trailers, are too large"))
 
+    def _known(self, head: heads.RequestHead, body: bytes) -> None:
+        """A whole request whose head came before, byte for byte: the parser need not see it."""
+        context = self._listener
+        current = exchange.Exchange(self, context, head, True, context.new_id())  # noqa: FBT003 - on the hot path
+        self._pipeline.append(current)
+        current.admit()
+        if body:
+            current.receive(body)
+        current.complete(self._now)
+        if len(self._pipeline) >= _MAX_PIPELINED:
+            self._regulate()
+
     def eof_received(self) -> bool:
         """The peer left: nothing tells a half-closed connection from a closed one, and work for nobody is waste."""
         return False
@@ -146,16 +174,17 @@ class Connection(asyncio.Protocol):
 
     # the parser's side
 
-    def on_url(self, url: bytes) -> None:
-        """The request target, or a further part of it; its first part begins the request."""
-        if self._in_message:
-            self._target += url
-            return
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
         self._in_message = True
-        self._target = url
+        self._target = b""
         self._fields = []
         self._partial = self._body_bytes = 0
         self._unseen = -1
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request target."""
+        self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A whole header."""
@@ -177,16 +206,18 @@ class Connection(asyncio.Protocol):
         told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
         given = headers.get(b"x-request-id")
         context = self._listener
-        current = exchange.Exchange(
-            self,
-            context,
+        head = heads.RequestHead(
             parser.get_method(),
             self._target,
             headers,
             keep_alive,
             _KEEP_ALIVE if told else b"",
-            context.new_id() if given is None else context.request_id(given),
+            int(headers.get(b"content-length", 0)),
         )
+        current = exchange.Exchange(
+            self, context, head, keep_alive, context.new_id() if given is None else context.request_id(given)
+        )
+        self._reusable = keep_alive
         self._current = current
         pipeline.append(current)
         if self._suspect and self._too_large(fields):
@@ -196,6 +227,9 @@ class Connection(asyncio.Protocol):
         if (b"transfer-encoding" in headers or b"upgrade" in headers) and not self._framed(current, headers):
             return
         current.admit()
+        block, self._block = self._block, None
+        if block is not None and not current.refused:
+            self._memory.remember(block, head)
         if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
 
@@ -342,16 +376,8 @@ class Connection(asyncio.Protocol):
                 self._read_no_more()
                 return
             context = self._listener
-            current = exchange.Exchange(
-                self,
-                context,
-                b"GET",
-                self._target or b"/",
-                {},
-                keep_alive=False,
-                _lines=b"",
-                request_id=context.new_id(),
-            )
+            head = heads.RequestHead(b"GET", self._target or b"/", {}, keep_alive=False)
+            current = exchange.Exchange(self, context, head, keep_alive=False, request_id=context.new_id())
             self._current = current
             pipeline.append(current)
         self._in_message = True

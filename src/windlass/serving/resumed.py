@@ -13,6 +13,8 @@ from typing import Protocol
 class Callbacks(Protocol):
     """What httptools calls."""
 
+    def on_message_begin(self) -> None: ...
+
     def on_url(self, url: bytes) -> None: ...
 
     def on_header(self, name: bytes, value: bytes) -> None: ...
@@ -32,6 +34,10 @@ class Resumed:
         self.on_message_complete = below.on_message_complete
         self._below = below
         self._heard = False
+
+    def on_message_begin(self) -> None:
+        if self._heard:
+            self._below.on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         if self._heard:

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import ipaddress
 import json
 import logging
@@ -25,7 +26,7 @@ import msgspec
 import uvloop
 
 from windlass import errors, plugins
-from windlass.serving import admin, counters, http1, listener, metrics, pool, routes
+from windlass.serving import admin, counters, http1, identity, listener, metrics, pool, routes
 from windlass.serving import door as doors
 from windlass.types import spec, strict_json
 
@@ -37,6 +38,7 @@ _BACKLOG = 1_024
 _THREADS = 2
 # For what is written last to leave the process.
 _LAST_WORDS_S = 0.1
+_COLLECT_EVERY = 20_000
 
 
 def is_loopback(host: str) -> bool:
@@ -82,16 +84,16 @@ class Worker:
         host, _ = split_address(wanted.listen)
         # Beyond loopback somebody else has vouched for the network (the CLI asks); names are theirs to choose.
         hosts = wanted.hosts or (() if is_loopback(host) else ("*",))
-        trusted = doors.LOCAL if not wanted.keys else None
+        trusted = identity.LOCAL if not wanted.keys else None
         self._door = await self._listen("listen", wanted.listen, public, hosts, trusted)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
         operator = routes.RouteTable([admin.Admin(self._pool, self._exporter, about)])
-        await self._listen("admin", wanted.admin, operator, (), doors.OPERATOR)
+        await self._listen("admin", wanted.admin, operator, (), identity.OPERATOR)
         if wanted.control:
             control = routes.RouteTable(
                 [admin.Control(self._pool, self._exporter, about, self.apply, lambda: self._wanted)]
             )
-            await self._listen("control", wanted.control, control, (), doors.OPERATOR)
+            await self._listen("control", wanted.control, control, (), identity.OPERATOR)
 
     async def apply(self, wanted: spec.Spec) -> None:
         """Put a spec in force: models and keys. Addresses and limits are those the process was started with."""
@@ -132,7 +134,12 @@ class Worker:
             Path(wanted.control).unlink(missing_ok=True)
 
     async def _listen(
-        self, name: str, address: str, table: routes.RouteTable, hosts: tuple[str, ...], trusted: doors.Identity | None
+        self,
+        name: str,
+        address: str,
+        table: routes.RouteTable,
+        hosts: tuple[str, ...],
+        trusted: identity.Identity | None,
     ) -> doors.Door:
         door = doors.Door(table, self._pool, self._wanted.limits, hosts=hosts, trusted=trusted)
         log_access = _log_access if self._wanted.access_log and name == "listen" else None
@@ -207,6 +214,10 @@ async def serve(wanted: spec.Spec, ready_fd: int | None) -> None:
         return
     stopping.cancel()
     loading.result()
+    # What is here now stays: it need not be walked again, and a request leaves nothing behind for the collector.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_EVERY, 50, 100)
     names = ", ".join(f"{e.name} ({e.arms[0].version})" for e in wanted.endpoints) or "no models yet"
     log.info("serving %s on %s", names, worker.addresses["listen"])
     log.info("metrics on %s/metrics", worker.addresses["admin"])

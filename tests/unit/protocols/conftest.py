@@ -107,7 +107,7 @@ class Models:
 
 def build_head(path: str = "/", method: str = "POST", **headers: str) -> base.Head:
     named = {name.replace("_", "-").encode(): value.encode() for name, value in headers.items()}
-    return base.Head(method, path, "", {b"host": b"localhost:8000", **named}, "127.0.0.1")
+    return base.Head(method, path, "", {b"host": b"localhost:8000", **named})
 
 
 def answer_rows(request: inference.InferRequest, view: directory.ModelView) -> inference.InferResponse:

@@ -333,7 +333,7 @@ def test_the_guide_shows_a_line_that_works(
 @pytest.mark.threat("V15")
 @pytest.mark.parametrize("host", ["evil\r\nx: y", "$(touch x)", "a b", "'; rm -rf"])
 def test_the_guide_repeats_only_a_host(make_view: View, make_models: Any, host: str) -> None:
-    head = base.Head("GET", "/", "", {b"host": host.encode()}, "p")
+    head = base.Head("GET", "/", "", {b"host": host.encode()})
     _, guide = get(head, "/predict/{model}", make_models(make_view(PLAIN)), model="mlp")
     assert guide["example"].endswith(" http://localhost/predict/mlp")
 

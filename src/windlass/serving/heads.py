@@ -1,0 +1,56 @@
+"""Request heads: the request line and headers of one request, and those that a keep-alive client sends again and again.
+
+Made by a connection from what the parser says; asked for again by the exact bytes of the head. A head of HTTP/1.1
+means the same whenever its bytes are the same, so a head that was parsed, admitted and complete in one piece need not
+be parsed twice. Must never remember a head that was refused, or one whose meaning depends on anything but its bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from windlass.protocols import base
+from windlass.serving import identity, routes
+
+_REMEMBERED = 512
+_LONGEST = 2_048
+# With these headers the connection or the body is not as usual, or the head differs from request to request.
+_UNUSUAL = (b"transfer-encoding", b"expect", b"upgrade", b"connection", b"content-encoding", b"x-request-id")
+
+
+class RequestHead(msgspec.Struct, eq=False):
+    """One head. `length` is the Content-Length (0 without one); `lines` are header lines that its answer needs.
+
+    `match`, `caller` and `public` are the door's findings that hold for these bytes as long as the keys of `epoch` do.
+    """
+
+    method: bytes
+    target: bytes
+    headers: dict[bytes, bytes]
+    keep_alive: bool
+    lines: bytes = b""
+    length: int = 0
+    epoch: int = -1
+    match: routes.Match | None = None
+    caller: identity.Identity | None = None
+    public: base.Head | None = None
+
+
+class Memory:
+    """Heads by their bytes. Bounded; emptied when full, and when the keys change."""
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, RequestHead] = {}
+        self.find = self._heads.get
+
+    def remember(self, block: bytes, head: RequestHead) -> None:
+        """Keep an admitted head by the bytes that it came as, its last line end included."""
+        if len(block) > _LONGEST or not head.keep_alive or any(name in head.headers for name in _UNUSUAL):
+            return
+        if len(self._heads) >= _REMEMBERED:
+            self._heads.clear()
+        self._heads[block] = head
+
+    def forget(self) -> None:
+        """Forget all of them."""
+        self._heads.clear()
