@@ -1,0 +1,463 @@
+"""The batcher under a fake loop: whatever is asked, cancelled, poisoned or late, each call gets one outcome, its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windlass import errors
+from windlass.serving import batcher, counters, stack
+from windlass.types import inference, signature, tensor
+
+POISON = 666.0
+MAX_ROWS = 8
+
+
+def spec(name: str, *shape: int | str, datatype: str = "FP32") -> signature.TensorSpec:
+    return signature.TensorSpec(name, datatype, ("batch", *shape))
+
+
+FLAT = signature.Signature((spec("x", "n"),), (spec("y", "n"),))
+UNBATCHED = signature.Signature((signature.TensorSpec("x", "FP32", (3,)),), (signature.TensorSpec("y", "FP32", (3,)),))
+RAGGED = signature.Signature(
+    (spec("ids", "tokens", datatype="INT64"), spec("mask", "tokens", datatype="INT64")),
+    (spec("sum"), spec("each", "tokens", datatype="INT64")),
+    dimensions={"tokens": signature.Dimension(mask="mask")},
+)
+
+
+class FakeTimer:
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeLoop:
+    """A loop whose turns and seconds are told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._soon: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self._later: list[tuple[float, int, FakeTimer, Callable[..., None], tuple[Any, ...]]] = []
+        self._ids = itertools.count()
+
+    def time(self) -> float:
+        return self.now
+
+    @property
+    def idle(self) -> bool:
+        return not self._soon and all(timer.cancelled for _, _, timer, _, _ in self._later)
+
+    def call_soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        self._soon.append((callback, arguments))
+
+    def call_later(self, seconds: float, callback: Callable[..., None], *arguments: Any) -> FakeTimer:
+        timer = FakeTimer()
+        self._later.append((self.now + seconds, next(self._ids), timer, callback, arguments))
+        return timer
+
+    def turn(self) -> None:
+        due = sorted(entry for entry in self._later if entry[0] <= self.now)
+        self._later = [entry for entry in self._later if entry[0] > self.now]
+        for _, _, timer, callback, arguments in due:
+            if not timer.cancelled:
+                callback(*arguments)
+        soon, self._soon = self._soon, []
+        for callback, arguments in soon:
+            callback(*arguments)
+
+
+class FakeInstance:
+    """Runs a function; inline at once, else when `finish` is told."""
+
+    def __init__(self, model: Callable[[tensor.Tensors], tensor.Tensors], *, inline: bool) -> None:
+        self.busy = False
+        self.batches: list[tensor.Tensors] = []
+        self._model = model
+        self._inline = inline
+        self._pending: tuple[tensor.Tensors, batcher.OnRun] | None = None
+
+    def run(self, inputs: tensor.Tensors, done: batcher.OnRun) -> None:
+        if self.busy:
+            raise AssertionError("a busy instance was given a batch")
+        self.batches.append(inputs)
+        if self._inline:
+            done(self._outcome(inputs), 1e-4)
+        else:
+            self.busy = True
+            self._pending = (inputs, done)
+
+    def finish(self) -> None:
+        if self._pending is None:
+            return
+        (inputs, done), self._pending = self._pending, None
+        self.busy = False
+        done(self._outcome(inputs), 1e-4)
+
+    def _outcome(self, inputs: tensor.Tensors) -> batcher.Outcome:
+        try:
+            return self._model(inputs)
+        except errors.WindlassError as e:
+            return e
+
+
+def twice(inputs: tensor.Tensors) -> tensor.Tensors:
+    if (inputs["x"] == POISON).any():
+        raise errors.InternalError("poison")
+    return {"y": inputs["x"] * 2}
+
+
+def masked(inputs: tensor.Tensors) -> tensor.Tensors:
+    ids, mask = inputs["ids"], inputs["mask"]
+    return {"sum": (ids * mask).sum(axis=1).astype(np.float32), "each": ids * 10}
+
+
+class Asked:
+    """A call and what came of it."""
+
+    def __init__(self, inputs: tensor.Tensors, contracted: signature.Signature, now: float, **options: Any) -> None:
+        self.outcomes: list[inference.InferResponse | errors.WindlassError] = []
+        first = next(iter(inputs.values()))
+        rows = len(first) if contracted.batched else 1
+        key = tuple(array.shape[1:] for array in inputs.values()) if contracted.batched else ()
+        request = inference.InferRequest(model="m", inputs=inputs, rows=rows, key=key, **options)
+        self.call = inference.Call(
+            request=request,
+            on_reply=lambda _call, response, _final: self.outcomes.append(response),
+            on_fail=lambda _call, error: self.outcomes.append(error),
+            arrived=now,
+            priority=request.priority,
+        )
+
+    @property
+    def outcome(self) -> inference.InferResponse | errors.WindlassError:
+        (only,) = self.outcomes
+        return only
+
+
+class Bench:
+    """A batcher with everything fake around it."""
+
+    def __init__(
+        self,
+        contracted: signature.Signature = FLAT,
+        model: Callable[[tensor.Tensors], tensor.Tensors] = twice,
+        *,
+        inline: bool = True,
+        max_queue: int = 1_000,
+        delay_s: float = 0.0,
+        timeout_s: float = 0.0,
+    ) -> None:
+        self.loop = FakeLoop()
+        self.instance = FakeInstance(model, inline=inline)
+        self.series = counters.Counters().runs_of("m", "1")
+        plan = batcher.Plan(max_rows=MAX_ROWS, max_queue=max_queue, delay_s=delay_s)
+        self.batch = batcher.Batcher(
+            self.loop,  # type: ignore[arg-type]
+            self.instance,
+            plan,
+            contracted,
+            self.series,
+            "1",
+            clock=self.loop.time,
+        )
+        self.infer = stack.compose(self.loop, self.batch.submit, timeout_s=timeout_s, timed=not inline)  # type: ignore[arg-type]
+        self.contracted = contracted
+        self.asked: list[Asked] = []
+
+    def ask(self, inputs: tensor.Tensors, **options: Any) -> Asked:
+        asked = Asked(inputs, self.contracted, self.loop.now, **options)
+        self.asked.append(asked)
+        self.infer(asked.call)
+        return asked
+
+    def settle(self) -> None:
+        for _ in range(10_000):
+            self.loop.turn()
+            self.instance.finish()
+            if self.loop.idle and not self.instance.busy and all(asked.call.done for asked in self.asked):
+                return
+            self.loop.now += 0.001
+        raise AssertionError("some calls were never answered")
+
+
+def rows_of(n: int, width: int, start: float = 0.0) -> tensor.Tensors:
+    return {"x": np.arange(start, start + n * width, dtype=np.float32).reshape(n, width)}
+
+
+_step = st.one_of(
+    st.tuples(
+        st.just("ask"),
+        st.integers(1, MAX_ROWS),
+        st.sampled_from((1, 2, 3)),
+        st.booleans(),
+        st.sampled_from((None, 0.0005, 0.002, 10.0)),
+        st.sampled_from((inference.PROBE, inference.INTERACTIVE, inference.BATCH)),
+    ),
+    st.tuples(st.just("cancel"), st.integers(0, 40)),
+    st.just(("turn",)),
+    st.just(("finish",)),
+    st.tuples(st.just("wait"), st.sampled_from((0.0004, 0.003))),
+)
+
+
+@pytest.mark.promise("P-36e")
+@settings(max_examples=150, deadline=None)
+@given(steps=st.lists(_step, max_size=40), inline=st.booleans(), delay_s=st.sampled_from((0.0, 0.001)))
+def test_every_call_gets_exactly_one_outcome_and_its_own_rows(
+    steps: list[tuple[Any, ...]], inline: bool, delay_s: float
+) -> None:
+    bench = Bench(inline=inline, max_queue=40, delay_s=delay_s)
+    poisoned: set[int] = set()
+    for number, step in enumerate(steps):
+        match step:
+            case ("ask", rows, width, poison, timeout_s, priority):
+                inputs = rows_of(rows, width, 1000.0 * number)
+                if poison:
+                    inputs["x"][-1, 0] = POISON
+                    poisoned.add(len(bench.asked))
+                bench.ask(inputs, timeout_s=timeout_s, priority=priority)
+            case ("cancel", which):
+                if bench.asked:
+                    bench.asked[which % len(bench.asked)].call.cancel("left")
+            case ("turn",):
+                bench.loop.turn()
+            case ("finish",):
+                bench.instance.finish()
+            case ("wait", seconds):
+                bench.loop.now += seconds
+    bench.settle()
+    answered = 0
+    for index, asked in enumerate(bench.asked):
+        outcome = asked.outcome
+        if isinstance(outcome, inference.InferResponse):
+            assert index not in poisoned
+            np.testing.assert_array_equal(outcome.outputs["y"], asked.call.request.inputs["x"] * 2)
+            assert asked.call.request.rows <= outcome.batch_rows <= MAX_ROWS
+            answered += asked.call.request.rows
+        elif isinstance(outcome, errors.InternalError):
+            assert index in poisoned
+        else:
+            assert isinstance(outcome, (errors.Cancelled, errors.DeadlineExceeded, errors.Overloaded))
+    assert bench.batch.queued_rows == 0
+    assert all(len(inputs["x"]) <= MAX_ROWS for inputs in bench.instance.batches)
+    # Nobody was counted whose answer went nowhere but for those cancelled while they ran.
+    assert bench.series.rows[0] >= answered
+    assert bench.series.batch.total == bench.series.rows[0]
+
+
+def test_what_arrives_in_one_turn_runs_together() -> None:
+    bench = Bench()
+    asked = [bench.ask(rows_of(1, 3, i)) for i in range(5)]
+    assert not bench.instance.batches
+    bench.loop.turn()
+    assert [len(b["x"]) for b in bench.instance.batches] == [5]
+    assert all(isinstance(a.outcome, inference.InferResponse) and a.outcome.batch_rows == 5 for a in asked)
+
+
+def test_a_busy_instance_finds_all_that_queued_meanwhile() -> None:
+    bench = Bench(inline=False)
+    bench.ask(rows_of(1, 3))
+    bench.loop.turn()
+    for i in range(MAX_ROWS + 2):
+        bench.ask(rows_of(1, 3, i))
+    bench.instance.finish()
+    assert [len(b["x"]) for b in bench.instance.batches] == [1, MAX_ROWS]
+    bench.settle()
+    assert [len(b["x"]) for b in bench.instance.batches] == [1, MAX_ROWS, 2]
+
+
+def test_mixed_shapes_never_close_a_batch_early() -> None:
+    bench = Bench()
+    for i in range(6):
+        bench.ask(rows_of(1, 2 + i % 2, i))
+    bench.loop.turn()
+    assert sorted(len(b["x"]) for b in bench.instance.batches) == [3, 3]
+
+
+def test_the_shape_whose_first_call_came_first_runs_first() -> None:
+    bench = Bench(inline=False)
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    for width in (3, 2, 3):
+        bench.loop.now += 0.001
+        bench.ask(rows_of(1, width))
+    bench.settle()
+    assert [b["x"].shape for b in bench.instance.batches] == [(1, 1), (2, 3), (1, 2)]
+
+
+def test_a_probe_goes_before_what_came_earlier() -> None:
+    bench = Bench(inline=False)
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    bench.ask(rows_of(1, 2))
+    bench.loop.now += 0.001
+    bench.ask(rows_of(1, 3), priority=inference.PROBE)
+    bench.settle()
+    assert [b["x"].shape[1] for b in bench.instance.batches] == [1, 3, 2]
+
+
+@pytest.mark.promise("P-36e")
+@pytest.mark.parametrize("where", range(MAX_ROWS))
+def test_a_poisoned_row_fails_alone(where: int) -> None:
+    bench = Bench()
+    for i in range(MAX_ROWS):
+        inputs = rows_of(1, 3, i)
+        if i == where:
+            inputs["x"][0, 1] = POISON
+        bench.ask(inputs)
+    bench.loop.turn()
+    for i, asked in enumerate(bench.asked):
+        if i == where:
+            assert isinstance(asked.outcome, errors.InternalError)
+        else:
+            assert isinstance(asked.outcome, inference.InferResponse)
+            np.testing.assert_array_equal(asked.outcome.outputs["y"], asked.call.request.inputs["x"] * 2)
+    # Halving: two runs a level and the first.
+    assert len(bench.instance.batches) <= 2 * 3 + 1
+
+
+def test_who_leaves_while_a_failed_batch_is_halved_is_not_run_again() -> None:
+    bench = Bench(inline=False)
+    asked = [bench.ask(rows_of(1, 1, POISON if i == 0 else i)) for i in range(4)]
+    bench.loop.turn()
+    for leaving in asked[2:]:
+        leaving.call.cancel("left")
+    bench.settle()
+    assert [len(b["x"]) for b in bench.instance.batches] == [4, 2, 1, 1]
+
+
+def test_a_full_queue_refuses_at_once_and_takes_again_when_it_is_not() -> None:
+    bench = Bench(inline=False, max_queue=4)
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    kept = [bench.ask(rows_of(2, 1)) for _ in range(2)]
+    refused = bench.ask(rows_of(1, 1))
+    assert isinstance(refused.outcome, errors.Overloaded)
+    kept[0].call.cancel("left")
+    assert bench.batch.queued_rows == 2
+    bench.ask(rows_of(2, 1))
+    bench.settle()
+    assert bench.batch.queued_rows == 0
+
+
+def test_one_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
+    bench = Bench(max_queue=2)
+    asked = bench.ask(rows_of(5, 1))
+    bench.settle()
+    assert isinstance(asked.outcome, inference.InferResponse)
+
+
+@pytest.mark.promise("P-33")
+@pytest.mark.parametrize("inline", [True, False])
+def test_an_expired_call_never_reaches_the_model(inline: bool) -> None:
+    bench = Bench(inline=inline)
+    late = bench.ask(rows_of(1, 1, 5), timeout_s=0.001)
+    good = bench.ask(rows_of(1, 1, 7), timeout_s=10.0)
+    bench.loop.now += 0.002
+    bench.settle()
+    assert isinstance(late.outcome, errors.DeadlineExceeded)
+    assert isinstance(good.outcome, inference.InferResponse)
+    assert [b["x"].tolist() for b in bench.instance.batches] == [[[7.0]]]
+
+
+def test_a_call_that_expires_while_it_runs_is_answered_then_and_once() -> None:
+    bench = Bench(inline=False, timeout_s=0.005)
+    asked = bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    bench.loop.now += 0.006
+    bench.loop.turn()
+    assert isinstance(asked.outcome, errors.DeadlineExceeded)
+    bench.settle()
+    assert len(asked.outcomes) == 1
+
+
+def test_a_delay_waits_for_more_and_a_full_batch_does_not_wait() -> None:
+    bench = Bench(delay_s=0.01)
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    assert not bench.instance.batches
+    bench.ask(rows_of(1, 1))
+    bench.loop.now += 0.011
+    bench.loop.turn()
+    assert [len(b["x"]) for b in bench.instance.batches] == [2]
+    bench.ask(rows_of(MAX_ROWS, 1))
+    bench.loop.turn()
+    assert len(bench.instance.batches) == 2
+
+
+def test_a_model_without_a_batch_dimension_runs_one_call_at_a_time() -> None:
+    bench = Bench(UNBATCHED)
+    for i in range(3):
+        bench.ask({"x": np.full(3, i, np.float32)})
+    bench.settle()
+    assert [b["x"].tolist() for b in bench.instance.batches] == [[i] * 3 for i in map(float, range(3))]
+    assert [a.outcome.outputs["y"].tolist() for a in bench.asked] == [[2.0 * i] * 3 for i in range(3)]  # type: ignore[union-attr]
+
+
+def test_a_model_that_gives_too_few_rows_fails_everybody_explicitly() -> None:
+    bench = Bench(model=lambda inputs: {"y": inputs["x"][:1]})
+    bench.ask(rows_of(1, 1))
+    bench.ask(rows_of(1, 1))
+    bench.settle()
+    assert all(isinstance(a.outcome, errors.InternalError) for a in bench.asked)
+
+
+def test_a_fault_while_one_is_answered_does_not_silence_the_others() -> None:
+    bench = Bench()
+    first = bench.ask(rows_of(1, 1))
+
+    def broken(*_: object) -> None:
+        raise ValueError("a fault in an encoder")
+
+    first.call.on_reply = broken
+    second = bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    assert isinstance(second.outcome, errors.InternalError)
+    assert bench.batch.queued_rows == 0
+
+
+def _ragged(lengths: list[int], seed: int) -> tensor.Tensors:
+    random = np.random.default_rng(seed)
+    ids = random.integers(1, 100, size=(len(lengths), max(lengths)))
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    return {"ids": ids * mask, "mask": mask}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    groups=st.lists(st.lists(st.integers(1, 70), min_size=1, max_size=3), min_size=1, max_size=10),
+    inline=st.booleans(),
+)
+def test_padded_answers_equal_unpadded_ones(groups: list[list[int]], inline: bool) -> None:
+    bench = Bench(RAGGED, masked, inline=inline)
+    asked = [bench.ask(_ragged(lengths, seed)) for seed, lengths in enumerate(groups)]
+    bench.settle()
+    for one in asked:
+        outcome = one.outcome
+        assert isinstance(outcome, inference.InferResponse)
+        alone = masked(one.call.request.inputs)
+        for name, array in alone.items():
+            np.testing.assert_array_equal(outcome.outputs[name], array)
+    for inputs in bench.instance.batches:
+        # Padding less than doubles the work, from sixteen on.
+        longest = inputs["ids"].shape[1]
+        shortest = int(inputs["mask"].sum(axis=1).min())
+        assert len(inputs["ids"]) <= MAX_ROWS
+        assert longest <= 70
+        assert shortest >= 1
+
+
+@given(st.integers(1, 1 << 20))
+def test_a_bucket_holds_its_sizes_and_less_than_doubles_them(size: int) -> None:
+    bucket = batcher.bucket_of(size)
+    assert size <= bucket
+    assert bucket == 16 or bucket < 2 * size
