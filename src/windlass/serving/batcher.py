@@ -269,17 +269,15 @@ class Batcher:
         count, spent = series.batches.get(rows, (0, 0))
         series.batches[rows] = (count + 1, spent + int(run_s * 1e9))
         series.last_ms = int(time.time() * 1000)
-        observe = series.queue.observe
+        waited = [started - call.arrived for call in calls]
+        series.queue.observe_all(waited)
         version = self._version
         start = 0
-        for call in calls:
-            request = call.request
-            queued = started - call.arrived
-            observe(queued)
+        for call, queued in zip(calls, waited, strict=True):
             if len(calls) == 1:
                 own = outputs
             else:
-                stop = start + request.rows
+                stop = start + call.request.rows
                 own = {name: array[start:stop] for name, array in outputs.items()}
                 start = stop
             if self._ragged is not None:

@@ -50,6 +50,13 @@ class Histogram:
         self.counts[bisect.bisect_left(self.bounds, value)] += 1
         self._sum[0] += int(value * self._scale)
 
+    def observe_all(self, values: list[float]) -> None:
+        """Count several values at once."""
+        counts, bounds, find = self.counts, self.bounds, bisect.bisect_left
+        for value in values:
+            counts[find(bounds, value)] += 1
+        self._sum[0] += int(sum(values) * self._scale)
+
     @property
     def total(self) -> float:
         """The sum of all values observed."""
