@@ -33,7 +33,7 @@ _RESERVED = frozenset(
 
 def encode(value: manifest.Manifest) -> bytes:
     """The canonical bytes of a manifest: sorted keys, no spaces, defaults left out but for `format_version`."""
-    plain = msgspec.to_builtins(value)
+    plain = strict_json.plain(value)
     plain["format_version"] = value.format_version
     return strict_json.canonical(plain)
 

@@ -71,13 +71,37 @@ def canonical(value: Any) -> bytes:
 
     `InvalidInput` if it holds NaN, an infinity, or a text that is not Unicode.
     """
-    plain = msgspec.to_builtins(value)
     try:
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return json.dumps(
+            plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
     except UnicodeError:
         raise errors.InvalidInput("a text holds half a surrogate pair, which no encoding can write") from None
     except ValueError as e:
         raise errors.InvalidInput(f"a value cannot be written as JSON: {e}") from None
+
+
+def plain(value: Any) -> Any:
+    """A value as what JSON has, without the fields that equal their default where the struct says so.
+
+    msgspec leaves out only a default that is the very same object: equal structs could then be spelled differently.
+    """
+    if isinstance(value, msgspec.Struct):
+        named = [(field, getattr(value, field.name)) for field in msgspec.structs.fields(value)]
+        omit = value.__struct_config__.omit_defaults
+        return {f.encode_name: plain(item) for f, item in named if not (omit and _is_default(f, item))}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return msgspec.to_builtins(value)
+
+
+def _is_default(field: msgspec.structs.FieldInfo, item: Any) -> bool:
+    default = field.default
+    if field.default_factory is not msgspec.NODEFAULT:
+        default = field.default_factory()
+    return type(item) is type(default) and bool(item == default)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

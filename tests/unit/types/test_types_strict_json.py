@@ -156,3 +156,20 @@ def test_decode_takes_exactly_the_struct(data: bytes, message: str) -> None:
 
 def test_decode_makes_the_struct() -> None:
     assert strict_json.decode(b'{"x":1,"y":2}', Point, what="the point") == Point(1, 2.0)
+
+
+class Spelled(msgspec.Struct, frozen=True, omit_defaults=True):
+    text: str = "fp32"
+    count: int = 16_777_216
+    share: float = 0.5
+    names: tuple[str, ...] = ()
+    more: dict[str, int] = {}
+
+
+def test_equal_values_are_spelled_the_same_whichever_object_they_are() -> None:
+    # Made anew, so that none of them is the very object that the default is.
+    made = Spelled("".join(["fp", "32"]), int("16777216"), float("0.5"))
+    assert made.text is not Spelled().text
+    assert strict_json.canonical(made) == strict_json.canonical(Spelled()) == b"{}"
+    assert strict_json.canonical({"a": [made, Spelled("fp16")]}) == b'{"a":[{},{"text":"fp16"}]}'
+    assert strict_json.canonical(Spelled(count=True)) == b'{"count":true}'
