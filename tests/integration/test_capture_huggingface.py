@@ -209,7 +209,12 @@ def test_texts_are_cut_where_the_folder_says_and_tensors_where_the_positions_end
 
 def test_positions_that_are_kept_for_padding_do_not_count() -> None:
     settings = transformers.RobertaConfig(
-        vocab_size=12, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=26
+        vocab_size=12,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=26,
+        type_vocab_size=1,
     )
     model = transformers.RobertaModel(settings)
     assert torch_text.longest(model, {}) == 24

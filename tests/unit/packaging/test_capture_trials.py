@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -142,8 +143,9 @@ def test_known_edge_cases_of_the_source_are_tried() -> None:
     assert "empty" in {trial.name for trial in found.trials}
 
 
-def test_the_largest_batch_is_bounded_by_the_elements_a_request_may_hold() -> None:
-    width = manifest.Limits().max_elements // 4
+def test_the_largest_batch_is_bounded_by_the_elements_a_request_may_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    width = 16
+    monkeypatch.setattr(manifest, "Limits", functools.partial(manifest.Limits, max_elements=4 * width))
     wide = signature.TensorSpec("x", "UINT8", ("batch", width))
     seen: list[int] = []
 
