@@ -7,6 +7,8 @@ be parsed twice. Must never remember a head that was refused, or one whose meani
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from windlass.protocols import base
@@ -54,3 +56,13 @@ class Memory:
     def forget(self) -> None:
         """Forget all of them."""
         self._heads.clear()
+
+
+def joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers that come more than once as one value, in order."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in fields:
+        key = name.lower()
+        between = b"; " if key == b"cookie" else b", "
+        headers[key] = headers[key] + between + value if key in headers else value
+    return headers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 
 import httptools
 
@@ -27,16 +27,6 @@ _DRAIN_IDLE_S = 1.0
 # Where trailers go: nobody asked for them.
 _NOWHERE: collections.deque[tuple[bytes, bytes]] = collections.deque(maxlen=0)
 IDLE, HEADERS, BODY, LINGER = range(4)
-
-
-def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """Headers that come more than once as one value, in order."""
-    headers: dict[bytes, bytes] = {}
-    for name, value in fields:
-        key = name.lower()
-        between = b"; " if key == b"cookie" else b", "
-        headers[key] = headers[key] + between + value if key in headers else value
-    return headers
 
 
 class Connection(asyncio.Protocol):
@@ -148,14 +138,17 @@ class Connection(asyncio.Protocol):
 
     def _known(self, head: heads.RequestHead, body: bytes) -> None:
         """A whole request whose head came before, byte for byte: the parser need not see it."""
+        pipeline = self._pipeline
+        if pipeline and not pipeline[-1].keep_alive:
+            return
         context = self._listener
         current = exchange.Exchange(self, context, head, True, context.new_id())  # noqa: FBT003 - on the hot path
-        self._pipeline.append(current)
+        pipeline.append(current)
         current.admit()
         if body:
             current.receive(body)
         current.complete(self._now)
-        if len(self._pipeline) >= _MAX_PIPELINED:
+        if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
 
     def eof_received(self) -> bool:
@@ -200,7 +193,7 @@ class Connection(asyncio.Protocol):
         self._fields = _NOWHERE
         headers = {name.lower(): value for name, value in fields}
         if len(headers) != len(fields):
-            headers = _joined(fields)
+            headers = heads.joined(fields)
         keep_alive = parser.should_keep_alive()
         # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
         told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
