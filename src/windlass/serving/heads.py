@@ -7,13 +7,16 @@ be parsed twice. Must never remember a head that was refused, or one whose meani
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
+import httptools
 import msgspec
 
 from windlass.protocols import base
 from windlass.serving import identity, routes
+from windlass.types import spec
 
+_KEEP_ALIVE = b"connection: keep-alive\r\n"
 _REMEMBERED = 512
 _LONGEST = 2_048
 # With these headers the connection or the body is not as usual, or the head differs from request to request.
@@ -58,7 +61,31 @@ class Memory:
         self._heads.clear()
 
 
-def joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+def of(parser: httptools.HttpRequestParser, target: bytes, fields: Collection[tuple[bytes, bytes]]) -> RequestHead:
+    """The head that a parser has read."""
+    headers = {name.lower(): value for name, value in fields}
+    if len(headers) != len(fields):
+        headers = _joined(fields)
+    keep_alive = parser.should_keep_alive()
+    # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
+    told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
+    return RequestHead(
+        parser.get_method(),
+        target,
+        headers,
+        keep_alive,
+        _KEEP_ALIVE if told else b"",
+        int(headers.get(b"content-length", 0)),
+    )
+
+
+def too_large(target: bytes, fields: Collection[tuple[bytes, bytes]], limits: spec.ServerLimits) -> bool:
+    """Whether a request line and headers are more than the limits allow."""
+    size = len(target) + sum(len(name) + len(value) + 4 for name, value in fields)
+    return size > limits.max_header_bytes or len(fields) > limits.max_headers
+
+
+def _joined(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers that come more than once as one value, in order."""
     headers: dict[bytes, bytes] = {}
     for name, value in fields:

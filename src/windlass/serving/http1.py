@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
-from collections.abc import Collection
 
 import httptools
 
@@ -19,7 +18,6 @@ from windlass.serving import exchange, heads, listener, resumed
 log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
-_KEEP_ALIVE = b"connection: keep-alive\r\n"
 _MAX_PIPELINED = 64
 _LINGER_S = 2.0
 # While the server drains, a connection that was silent for this long is closed.
@@ -189,31 +187,17 @@ class Connection(asyncio.Protocol):
         if self._phase == LINGER or (pipeline and not pipeline[-1].keep_alive):
             # An answer before this one ends the connection, so that this one's could not be told.
             return
-        parser, fields = self._parser, self._fields
+        fields = self._fields
         self._fields = _NOWHERE
-        headers = {name.lower(): value for name, value in fields}
-        if len(headers) != len(fields):
-            headers = heads.joined(fields)
-        keep_alive = parser.should_keep_alive()
-        # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
-        told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"
-        given = headers.get(b"x-request-id")
-        context = self._listener
-        head = heads.RequestHead(
-            parser.get_method(),
-            self._target,
-            headers,
-            keep_alive,
-            _KEEP_ALIVE if told else b"",
-            int(headers.get(b"content-length", 0)),
-        )
-        current = exchange.Exchange(
-            self, context, head, keep_alive, context.new_id() if given is None else context.request_id(given)
-        )
+        head = heads.of(self._parser, self._target, fields)
+        headers, keep_alive = head.headers, head.keep_alive
+        given, context = headers.get(b"x-request-id"), self._listener
+        request_id = context.new_id() if given is None else context.request_id(given)
+        current = exchange.Exchange(self, context, head, keep_alive, request_id)
         self._reusable = keep_alive
         self._current = current
         pipeline.append(current)
-        if self._suspect and self._too_large(fields):
+        if self._suspect and heads.too_large(self._target, fields, self._limits):
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
             return
@@ -225,10 +209,6 @@ class Connection(asyncio.Protocol):
             self._memory.remember(block, head)
         if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
-
-    def _too_large(self, fields: Collection[tuple[bytes, bytes]]) -> bool:
-        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in fields)
-        return size > self._limits.max_header_bytes or len(fields) > self._limits.max_headers
 
     def _framed(self, current: exchange.Exchange, headers: dict[bytes, bytes]) -> bool:
         """Whether the body's end is where every reader of this request puts it; else it is refused."""

@@ -15,8 +15,6 @@ class Callbacks(Protocol):
 
     def on_message_begin(self) -> None: ...
 
-    def on_message_begin(self) -> None: ...
-
     def on_url(self, url: bytes) -> None: ...
 
     def on_header(self, name: bytes, value: bytes) -> None: ...
@@ -36,10 +34,6 @@ class Resumed:
         self.on_message_complete = below.on_message_complete
         self._below = below
         self._heard = False
-
-    def on_message_begin(self) -> None:
-        if self._heard:
-            self._below.on_message_begin()
 
     def on_message_begin(self) -> None:
         if self._heard:
