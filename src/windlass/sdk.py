@@ -1,12 +1,11 @@
 """The Python face: package a live model, serve versions, from a script or a notebook.
 
-Reached through `windlass.package` and `windlass.serve`; the CLI shares the resolution of references. Must never do
-what the CLI cannot: both are thin over the same rooms.
+Reached through `windlass.package` and `windlass.serve`. Must never do what the CLI cannot: both are thin over the same
+rooms.
 """
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from windlass import errors, settings
-from windlass.packaging import archive, draft
+from windlass import errors, references, settings
+from windlass.packaging import draft
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
-from windlass.registry import registry as registries
 from windlass.serving import launch
 from windlass.types import manifest, refs, spec, tensor
 
@@ -34,19 +32,6 @@ class Version(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}"
-
-
-def actor() -> str:
-    """Who acts on the local home: the user of the operating system."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
-
-
-def open_registry(configuration: settings.Settings) -> registries.Registry:
-    """The registry of the settings in force."""
-    return registries.Registry.open_at(configuration.database_url, configuration.store_root)
 
 
 def package(
@@ -91,17 +76,19 @@ def package(
 
 def register(configuration: settings.Settings, made: packages.Packaged, *, description: str = "") -> Version:
     """Push a checked package with its evidence."""
-    registry = open_registry(configuration)
+    registry = references.open_registry(configuration)
     try:
         name = made.package.manifest.name
-        pushed = registry.push(made.package, name=name, actor=actor(), evidence=made.evidence, description=description)
+        pushed = registry.push(
+            made.package, name=name, actor=references.actor(), evidence=made.evidence, description=description
+        )
     finally:
         registry.close()
     return Version(name, pushed.version, made.package.digest, pushed.created, made.notes)
 
 
 def serve(
-    *references: str | Version | Path,
+    *versions: str | Version | Path,
     home: str | Path | None = None,
     port: int = 0,
     admin_port: int = 0,
@@ -113,40 +100,11 @@ def serve(
     """
     configuration = settings.load({"home": home})
     wanted = spec.Spec(
-        endpoints=endpoints(configuration, [str(reference) for reference in references]),
+        endpoints=references.endpoints(configuration, [str(version) for version in versions]),
         listen=f"127.0.0.1:{port}",
         admin=f"127.0.0.1:{admin_port}",
     )
     return launch.Server(wanted, configuration.home, log=log)
-
-
-def endpoints(configuration: settings.Settings, references: Sequence[str]) -> tuple[spec.Endpoint, ...]:
-    """The endpoints that these references name, each resolved to a digest once; `NotFound` names the nearest."""
-    parsed = [(text, refs.parse(text)) for text in references]
-    found: dict[str, spec.Endpoint] = {}
-    registry = open_registry(configuration) if any(ref.kind != "path" for _, ref in parsed) else None
-    try:
-        for text, ref in parsed:
-            if registry is None or ref.kind == "path":
-                opened = archive.open_path(Path(ref.path))
-                name = opened.manifest.name
-                arm = spec.Arm(opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text)
-            else:
-                resolved = registry.resolve(ref)
-                if resolved.status == "NEW":
-                    raise errors.GateRefused(
-                        f"{resolved.name}@{resolved.version} was never verified here.",
-                        hint=f"Verify it: windlass verify {resolved.name}@{resolved.version}",
-                    )
-                name = resolved.name
-                arm = spec.Arm(resolved.digest, str(resolved.version), store=configuration.store_root, ref=text)
-            if name in found:
-                raise errors.UsageError(f"'{name}' is named twice: one endpoint answers with one version.")
-            found[name] = spec.Endpoint(name=name, arms=(arm,))
-    finally:
-        if registry is not None:
-            registry.close()
-    return tuple(found.values())
 
 
 def tensors(example: Any) -> tensor.Tensors:

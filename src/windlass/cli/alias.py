@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import click
 
-from windlass import errors
+from windlass import errors, references
 from windlass.cli import follow, models, output
 
 
@@ -37,7 +37,7 @@ def alias(
     if (version is not None) + rollback + remove != 1:
         raise errors.UsageError("say where the alias goes: a VERSION, --rollback or --remove.")
     with models.opened(context) as registry:
-        who = models.actor()
+        who = references.actor()
         if rollback:
             event = registry.rollback_alias(
                 name, alias, actor=who, reason=reason, expected_generation=if_generation, force=force

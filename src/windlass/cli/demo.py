@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from windlass import errors, sdk
+from windlass import errors, references, sdk
 from windlass.cli import demo_models, follow, output, progress
 from windlass.client import inference as clients
 from windlass.client import load as loads
@@ -199,12 +199,12 @@ def _second_version(context: output.Context, server: launch.Server, trained: lis
 
 def _move(context: output.Context, name: str, version: int | None, reason: str) -> None:
     """Move the alias `production` as `windlass models alias` does, and tell the running servers."""
-    registry = sdk.open_registry(context.settings)
+    registry = references.open_registry(context.settings)
     try:
         if version is None:
-            registry.rollback_alias(name, "production", actor=sdk.actor(), reason=reason)
+            registry.rollback_alias(name, "production", actor=references.actor(), reason=reason)
         else:
-            registry.move_alias(name, "production", version, actor=sdk.actor(), reason=reason)
+            registry.move_alias(name, "production", version, actor=references.actor(), reason=reason)
     finally:
         registry.close()
     follow.alias_moved(context, name, "production")

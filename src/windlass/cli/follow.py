@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from windlass import errors, sdk
+from windlass import errors, references
 from windlass.cli import output
 from windlass.client import control
 from windlass.serving import launch
@@ -53,5 +53,5 @@ def _follows(endpoint: spec.Endpoint, name: str, alias: str) -> bool:
 
 
 def _renewed(context: output.Context, endpoint: spec.Endpoint) -> spec.Endpoint:
-    fresh = sdk.endpoints(context.settings, [endpoint.arms[0].ref])[0]
+    fresh = references.endpoints(context.settings, [endpoint.arms[0].ref])[0]
     return msgspec.structs.replace(endpoint, arms=fresh.arms)

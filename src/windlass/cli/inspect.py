@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from windlass import sdk
+from windlass import references
 from windlass.cli import output
 from windlass.packaging import archive
 from windlass.storage import blobs
@@ -34,7 +34,7 @@ def open_package(context: output.Context, reference: str) -> archive.Package:
     ref = refs.parse(reference)
     if ref.kind == "path":
         return archive.open_path(Path(ref.path))
-    registry = sdk.open_registry(context.settings)
+    registry = references.open_registry(context.settings)
     try:
         digest = registry.resolve(ref).digest
     finally:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import os
-import pwd
 import time
 from collections.abc import Iterator
 
 import click
 
-from windlass import errors
+from windlass import errors, references
 from windlass.cli import lazy, output
 from windlass.registry import aliases, versions
 from windlass.registry import registry as registries
@@ -25,19 +23,11 @@ from windlass.types import refs, signature
 @contextlib.contextmanager
 def opened(context: output.Context) -> Iterator[registries.Registry]:
     """The registry of the settings in force."""
-    registry = registries.Registry.open_at(context.settings.database_url, context.settings.store_root)
+    registry = references.open_registry(context.settings)
     try:
         yield registry
     finally:
         registry.close()
-
-
-def actor() -> str:
-    """Who acts on the local home: the user of the operating system."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 @click.group(cls=lazy.Group, late={"alias": "alias:alias", "import": "transfer:import_", "export": "transfer:export"})
@@ -99,7 +89,7 @@ def delete(context: output.Context, ref: str, reason: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"Delete {ref} and its bytes for good?", abort=True, err=True)
     with opened(context) as registry:
-        gone = registry.delete(parsed.name, parsed.version, actor=actor(), reason=reason)
+        gone = registry.delete(parsed.name, parsed.version, actor=references.actor(), reason=reason)
     context.result(
         gone,
         lambda: (

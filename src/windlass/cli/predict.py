@@ -13,12 +13,12 @@ from typing import Any
 import click
 import msgspec
 
-from windlass import errors, sdk
+from windlass import errors, references
 from windlass.cli import output
 from windlass.client import control
 from windlass.client import inference as clients
 from windlass.serving import launch
-from windlass.types import refs
+from windlass.types import refs, spec
 
 _MEDIA = {
     ".csv": "text/csv",
@@ -79,9 +79,10 @@ def _ask_here(context: output.Context, target: str, body: bytes, kind: str, key:
                 talk.close()
             return _ask(url, ref.name, body, kind, key)
     context.say(f"no server of this home has {target}: loading it for this one question")
-    with sdk.serve(target, home=context.settings.home) as server:
-        name = sdk.endpoints(context.settings, [target])[0].name
-        return _ask(server.url, name, body, kind, "")
+    endpoints = references.endpoints(context.settings, [target])
+    wanted = spec.Spec(endpoints=endpoints, listen="127.0.0.1:0", admin="127.0.0.1:0")
+    with launch.Server(wanted, context.settings.home) as server:
+        return _ask(server.url, endpoints[0].name, body, kind, "")
 
 
 def _read(path: str, media_type: str) -> tuple[bytes, str]:

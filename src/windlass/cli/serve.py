@@ -11,14 +11,14 @@ from pathlib import Path
 
 import click
 
-from windlass import errors, sdk
+from windlass import errors, references
 from windlass.cli import output
-from windlass.serving import launch, worker
+from windlass.serving import addresses, launch
 from windlass.types import spec, strict_json
 
 
 @click.command()
-@click.argument("references", nargs=-1, metavar="REF...")
+@click.argument("named", nargs=-1, metavar="REF...")
 @click.option("--host", help="The address to listen on.  [127.0.0.1]")
 @click.option("--port", type=int, help="REST port; 0 is any free one.  [8000]")
 @click.option("--admin-port", type=int, help="Metrics and status, on loopback only.  [8001]")
@@ -29,7 +29,7 @@ from windlass.types import spec, strict_json
 @click.pass_obj
 def serve(
     context: output.Context,
-    references: tuple[str, ...],
+    named: tuple[str, ...],
     host: str | None,
     port: int | None,
     admin_port: int | None,
@@ -39,14 +39,14 @@ def serve(
     grace: float,
 ) -> None:
     """Answer over HTTP with the versions REF: name, name@3, name:alias, name@sha256:..., or a path to a package."""
-    if bool(references) == bool(file):
+    if bool(named) == bool(file):
         raise errors.UsageError("Name the versions to serve, or give --spec FILE.", hint="Try: windlass models list")
     defaults = context.settings.serve
     if file is not None:
         wanted = strict_json.decode(file.read_bytes(), spec.Spec, what=str(file))
     else:
         wanted = spec.Spec(
-            endpoints=sdk.endpoints(context.settings, references),
+            endpoints=references.endpoints(context.settings, named),
             listen=f"{defaults.host if host is None else host}:{defaults.port if port is None else port}",
             admin=f"127.0.0.1:{defaults.admin_port if admin_port is None else admin_port}",
             access_log=access_log,
@@ -61,13 +61,13 @@ def serve(
 
 def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:
     """`NotAllowed` for an address beyond this machine without keys and TLS, unless `--insecure` says so."""
-    host, _ = worker.split_address(wanted.listen)
-    admin, _ = worker.split_address(wanted.admin)
-    if not worker.is_loopback(admin):
+    host, _ = addresses.split(wanted.listen)
+    admin, _ = addresses.split(wanted.admin)
+    if not addresses.is_loopback(admin):
         raise errors.NotAllowed(
             "The admin port listens on loopback only.", hint="Leave out its host, or use 127.0.0.1."
         )
-    if not worker.is_loopback(host) and not insecure:
+    if not addresses.is_loopback(host) and not insecure:
         raise errors.NotAllowed(
             f"{host} can be reached from other machines, and this server has neither keys nor TLS yet.",
             hint="Serve on 127.0.0.1 behind a proxy that has both, or say --insecure if the network is trusted.",
@@ -77,7 +77,7 @@ def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:
 def check_free(wanted: spec.Spec) -> None:
     """`Unavailable` if a port is taken, before anything is loaded."""
     for address in (wanted.listen, wanted.admin):
-        host, port = worker.split_address(address)
+        host, port = addresses.split(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from windlass import errors
+from windlass import errors, references
 from windlass.cli import models, output
 from windlass.packaging import archive, probation
 from windlass.types import evidence, refs
@@ -36,7 +36,7 @@ def import_(context: output.Context, path: Path, name: str | None, description: 
         pushed = registry.push(
             package,
             name=name or package.manifest.name,
-            actor=models.actor(),
+            actor=references.actor(),
             evidence=found,
             description=description,
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from windlass import errors, sdk
+from windlass import errors, references
 from windlass.cli import inspect, output
 from windlass.packaging import probation
 from windlass.packaging import verify as verification
@@ -26,9 +26,9 @@ def verify(context: output.Context, reference: str) -> None:
     if found.verdict == "passed":
         found = verification.verify(package)
     if in_registry:
-        registry = sdk.open_registry(context.settings)
+        registry = references.open_registry(context.settings)
         try:
-            registry.add_evidence(found, actor=sdk.actor())
+            registry.add_evidence(found, actor=references.actor())
             if found.verdict == "failed":
                 registry.quarantine(package.digest, str(found.statistics.get("reason", "it failed verification")))
         finally:

@@ -11,7 +11,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
-import ipaddress
 import json
 import logging
 import os
@@ -26,7 +25,7 @@ import msgspec
 import uvloop
 
 from windlass import errors, plugins
-from windlass.serving import admin, counters, http1, identity, listener, metrics, pool, routes
+from windlass.serving import addresses, admin, counters, http1, identity, listener, metrics, pool, routes
 from windlass.serving import door as doors
 from windlass.types import spec, strict_json
 
@@ -39,24 +38,6 @@ _THREADS = 2
 # For what is written last to leave the process.
 _LAST_WORDS_S = 0.1
 _COLLECT_EVERY = 20_000
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """`host:port` as its parts; `UsageError` if it is not that."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
-        raise errors.UsageError(f"'{address[:100]}' is no address: write host:port, for example 127.0.0.1:8000")
-    return host.strip("[]"), int(port)
 
 
 class Worker:
@@ -81,9 +62,9 @@ class Worker:
         about = self._about
         names = plugins.catalog()["protocols"]
         public = routes.RouteTable(plugins.load("protocols", name)() for name in names)
-        host, _ = split_address(wanted.listen)
+        host, _ = addresses.split(wanted.listen)
         # Beyond loopback somebody else has vouched for the network (the CLI asks); names are theirs to choose.
-        hosts = wanted.hosts or (() if is_loopback(host) else ("*",))
+        hosts = wanted.hosts or (() if addresses.is_loopback(host) else ("*",))
         trusted = identity.LOCAL if not wanted.keys else None
         self._door = await self._listen("listen", wanted.listen, public, hosts, trusted)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
@@ -152,7 +133,7 @@ class Worker:
                 )
                 self.addresses[name] = address
             else:
-                host, port = split_address(address)
+                host, port = addresses.split(address)
                 server = await self._loop.create_server(
                     lambda: http1.Connection(shared), host, port, backlog=_BACKLOG, reuse_address=True
                 )

@@ -1,0 +1,59 @@
+"""From what people write to what can be served: references become digests and places, once.
+
+Used by the Python face and the CLI. Apart from both, because whoever only resolves needs no capture library.
+Must never leave a reference for the data plane to understand.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Sequence
+from pathlib import Path
+
+from windlass import errors, settings
+from windlass.packaging import archive
+from windlass.registry import registry as registries
+from windlass.types import refs, spec
+
+
+def actor() -> str:
+    """Who acts on the local home: the user of the operating system, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def open_registry(configuration: settings.Settings) -> registries.Registry:
+    """The registry of the settings in force."""
+    return registries.Registry.open_at(configuration.database_url, configuration.store_root)
+
+
+def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[spec.Endpoint, ...]:
+    """The endpoints that these references name, each resolved to a digest once; `NotFound` names the nearest."""
+    parsed = [(text, refs.parse(text)) for text in texts]
+    found: dict[str, spec.Endpoint] = {}
+    registry = open_registry(configuration) if any(ref.kind != "path" for _, ref in parsed) else None
+    try:
+        for text, ref in parsed:
+            if registry is None or ref.kind == "path":
+                opened = archive.open_path(Path(ref.path))
+                name = opened.manifest.name
+                arm = spec.Arm(opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text)
+            else:
+                resolved = registry.resolve(ref)
+                if resolved.status == "NEW":
+                    raise errors.GateRefused(
+                        f"{resolved.name}@{resolved.version} was never verified here.",
+                        hint=f"Verify it: windlass verify {resolved.name}@{resolved.version}",
+                    )
+                name = resolved.name
+                arm = spec.Arm(resolved.digest, str(resolved.version), store=configuration.store_root, ref=text)
+            if name in found:
+                raise errors.UsageError(f"'{name}' is named twice: one endpoint answers with one version.")
+            found[name] = spec.Endpoint(name=name, arms=(arm,))
+    finally:
+        if registry is not None:
+            registry.close()
+    return tuple(found.values())
