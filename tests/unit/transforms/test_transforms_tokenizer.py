@@ -90,7 +90,6 @@ def test_a_missing_field_is_named() -> None:
         load().apply({})
 
 
-@pytest.mark.threat("V9")
 def test_a_text_is_bounded_before_it_is_tokenized() -> None:
     with pytest.raises(errors.InvalidInput, match="at most 5"):
         load(max_chars=5).apply(texts("aaaaaa"))

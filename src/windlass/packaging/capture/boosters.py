@@ -180,8 +180,6 @@ def _lightgbm_tree(root: Mapping[str, Any], target: int, share: int) -> trees.Tr
         waiting += [described["left_child"], described["right_child"]]
         if described["decision_type"] == "==":
             members[node] = tuple(float(part) for part in str(described["threshold"]).split("||"))
-            # Category 0 is where LightGBM sends NaN when it knows no missing values.
-            missing[node] = described["missing_type"] != "NaN" and 0.0 in members[node]
         else:
             threshold[node] = float(described["threshold"])
             missing[node] = _lightgbm_missing(described, threshold[node])

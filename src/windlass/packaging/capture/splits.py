@@ -66,7 +66,7 @@ def _pool(example: tensor.Tensors, numeric: list[str], rng: np.random.Generator)
         drawn = array[more]
         if name in numeric:
             scale = np.abs(drawn) + np.abs(array).mean() * 0.1 + 1e-3
-            drawn = (drawn + 0.5 * scale * rng.standard_normal(drawn.shape)).astype(array.dtype)
+            drawn = (drawn + scale * rng.standard_normal(drawn.shape)).astype(array.dtype)
         pool[name] = np.concatenate([array, drawn])
     return pool
 

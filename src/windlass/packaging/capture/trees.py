@@ -193,8 +193,12 @@ def scores(graph: Graph, ensemble: Ensemble, source: str) -> str:
     for tree in ensemble.trees:
         coded[0, [tree.feature[node] for node in tree.members]] = True
     if coded.any():
-        # Both frameworks cut a category's code to a whole number before they look it up.
-        source = graph.add("Where", graph.constant(coded), graph.add("Floor", source), source)
+        # A code is cut to a whole number before it is looked up: LightGBM cuts -0.5 to 0, to XGBoost it is no code.
+        if ensemble.compares == "BRANCH_LEQ":
+            whole = graph.add("Mul", graph.add("Sign", source), graph.add("Floor", graph.add("Abs", source)))
+        else:
+            whole = graph.add("Floor", source)
+        source = graph.add("Where", graph.constant(coded), whole, source)
     node = ensemble_node(ensemble, source, graph.fresh())
     graph.nodes.append(node)
     raw = str(node.output[0])
