@@ -8,8 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,6 @@ class Failing(local_volume.FileOperations):
             return found(*args)
 
         return operation
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A folder in memory if there is one: these faults are made above the disk, and fsync there costs nothing."""
-    shared = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="windlass-", dir=shared if shared.is_dir() else None))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def open_failing(folder: Path, operations: Failing) -> registries.Registry:
@@ -230,7 +220,7 @@ def test_no_system_call_that_fails_is_taken_for_success(
     hits = 0
     fresh = scratch / "fresh"
     registries.Registry.open(fresh).close()
-    for n in range(1, 60, 1 if call in ("fsync", "fdatasync") else 3):
+    for n in range(1, 60, 2 if "sync" in call else 3):
         folder = scratch / f"{call}{n}"
         shutil.copytree(fresh, folder)
         said = push_injected(fork, push, folder, call, n)

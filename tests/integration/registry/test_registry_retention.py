@@ -24,12 +24,6 @@ CONTENTS = ("a", "b", "c", "d")
 NAMES = ("digits", "cancer")
 
 
-def memory_folder() -> Path:
-    """A folder whose fsync costs nothing, if there is one: what is tested here is order, not durability."""
-    shared = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="windlass-", dir=shared if shared.is_dir() else None))
-
-
 class Meddled:
     """A package during whose storing other things happen, and which may never be stored to its end."""
 
@@ -52,10 +46,11 @@ class Retention(stateful.RuleBasedStateMachine):
     """Any order of the collector's single steps, between and in the middle of all else."""
 
     make_package: Callable[..., Any]
+    parent: Path
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = memory_folder()
+        self.folder = Path(tempfile.mkdtemp(dir=self.parent))
         self.now = 1_000.0
         root = str(self.folder / "blobs")
         rows = database.open_database(f"sqlite:///{self.folder}/registry.db")
@@ -146,8 +141,8 @@ class Retention(stateful.RuleBasedStateMachine):
                 self.store.read(digest)
 
 
-def run_machine(make_package: Callable[..., Any], examples: int, steps: int) -> None:
-    machine = type("Machine", (Retention,), {"make_package": staticmethod(make_package)})
+def run_machine(make_package: Callable[..., Any], parent: Path, examples: int, steps: int) -> None:
+    machine = type("Machine", (Retention,), {"make_package": staticmethod(make_package), "parent": parent})
     stateful.run_state_machine_as_test(
         machine,
         settings=hypothesis.settings(
@@ -161,15 +156,17 @@ def run_machine(make_package: Callable[..., Any], examples: int, steps: int) -> 
 
 
 @pytest.mark.promise("P-63")
-def test_the_collector_never_takes_what_is_needed(make_package: Callable[..., Any]) -> None:
-    run_machine(make_package, 30, 20)
+def test_the_collector_never_takes_what_is_needed(scratch: Path, make_package: Callable[..., Any]) -> None:
+    run_machine(make_package, scratch, 25, 20)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 @pytest.mark.promise("P-63")
-def test_the_collector_never_takes_what_is_needed_in_ten_thousand_runs(make_package: Callable[..., Any]) -> None:
-    run_machine(make_package, 10_000, 30)
+def test_the_collector_never_takes_what_is_needed_in_ten_thousand_runs(
+    scratch: Path, make_package: Callable[..., Any]
+) -> None:
+    run_machine(make_package, scratch, 10_000, 30)
 
 
 @pytest.mark.promise("P-63")
