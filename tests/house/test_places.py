@@ -51,7 +51,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "safetensors": ("packaging/capture/huggingface.py",),
     "skl2onnx": ("packaging/capture/*",),
     "sklearn": ("packaging/capture/*", "cli/demo_models.py"),
-    "onnxmltools": ("packaging/capture/*",),
     "xgboost": ("packaging/capture/xgboost.py",),
     "lightgbm": ("packaging/capture/lightgbm.py",),
     "joblib": ("packaging/capture/*",),
