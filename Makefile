@@ -1,5 +1,5 @@
 # The two that a newcomer needs on a fresh machine: `make demo`, `make test`. Each sets up .venv by itself.
-.PHONY: setup demo test check bench promises soak frozen
+.PHONY: setup demo test check bench promises soak frozen reference
 
 setup:
 	@scripts/setup
@@ -34,3 +34,7 @@ soak:
 # Rewrite the frozen lists of public names, options, routes and codes: a decision, to be read in the diff.
 frozen: setup
 	@.venv/bin/python scripts/frozen.py
+
+# Rewrite docs/reference/ from the code.
+reference: setup
+	@.venv/bin/python scripts/reference.py

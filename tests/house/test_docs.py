@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,16 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(console|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+# A block is run if it is a session or a script; with a name behind its language it is a file to write.
+BLOCK = re.compile(r"^```(\w+)(?: ([\w./-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CODE = re.compile(rf"{CODE_BLOCK.pattern}|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 MARK = "--windlass-doc--"
+# The ports that documents speak of; each run of a document has two free ones in their place.
+PORTS = re.compile(r"\b800[01]\b")
 
 
 def load_script(name: str) -> ModuleType:
@@ -69,9 +78,13 @@ class Step(NamedTuple):
 def steps(text: str) -> list[Step]:
     """In a console block `$ ` starts a command, `> ` goes on with it, and other lines are its output."""
     found: list[Step] = []
-    for kind, body in BLOCK.findall(text):
+    for kind, file, body in BLOCK.findall(text):
+        if file:
+            found.append(Step(f"cat > {file} <<'{MARK}'\n{body}{MARK}", ()))
+            continue
         if kind == "python":
             found.append(Step(f"python - <<'{MARK}'\n{body}{MARK}", ()))
+        if kind != "console":
             continue
         for line in body.splitlines():
             if line.startswith("$ "):
@@ -95,14 +108,32 @@ def shows(output: str, shown: tuple[str, ...]) -> list[str]:
     return missing
 
 
+def free_ports(count: int) -> list[str]:
+    """Ports that nobody has now."""
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [str(probe.getsockname()[1]) for probe in probes]
+
+
 def run_document(text: str, folder: Path) -> list[str]:
     """Run all steps in one shell in an empty folder; what failed, or was shown and did not come."""
+    port, admin_port = free_ports(2)
+    text = PORTS.sub(lambda found: port if found[0] == "8000" else admin_port, text)
     script = "".join(f"{step.command}\nprintf '\\n{MARK} %s\\n' $?\n" for step in steps(text))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = subprocess.Popen(
         ["bash"],
         cwd=folder,
-        env={"PATH": path, "HOME": str(folder), "LANG": "C.UTF-8", "NO_COLOR": "1"},
+        env={
+            "PATH": path,
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "NO_COLOR": "1",
+            "WINDLASS_SERVE__PORT": port,
+            "WINDLASS_SERVE__ADMIN_PORT": admin_port,
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -127,9 +158,44 @@ def run_document(text: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if steps(path.read_text())], ids=lambda path: path.relative_to(ROOT).name
+)
 def test_the_document_can_be_followed(document: Path, tmp_path: Path) -> None:
     assert "\n".join(run_document(document.read_text(), tmp_path)) == ""
+
+
+def anchor(heading: str) -> str:
+    """What a heading is called in a link: as GitHub does it."""
+    plain = re.sub(r"[^\w\- ]", "", LINK.sub(lambda found: found[0].split("](")[0].lstrip("!["), heading).lower())
+    return plain.replace(" ", "-")
+
+
+def dead_links(text: str, document: Path) -> list[str]:
+    """The relative links of a document that lead to no file, or to no heading in it."""
+    dead = []
+    for link in LINK.findall(CODE.sub("", text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, heading = link.partition("#")
+        target = (document.parent / name) if name else document
+        text_there = CODE_BLOCK.sub("", target.read_text()) if heading and target.is_file() else ""
+        if not target.exists() or (heading and heading not in map(anchor, HEADING.findall(text_there))):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    assert dead_links(document.read_text(), document) == []
+
+
+def test_a_dead_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# A page, and *more*\n")
+    links = "[a](page.md) [b](page.md#a-page-and-more) [c](https://example.org) `[d](code.md)`\n"
+    assert dead_links(links, page) == []
+    assert dead_links("[a](gone.md) ![b](page.md#gone)\n", page) == ["gone.md", "page.md#gone"]
 
 
 @pytest.mark.parametrize(
@@ -150,3 +216,9 @@ def test_a_right_document_passes(tmp_path: Path) -> None:
         "```console\n$ name=windlass\n$ echo 'a 12 ms' \\\n> b; echo $name\na ... ms b\nwindlass\n$ sleep 60 &\n```\n"
     )
     assert run_document(text + "```python\nprint(1 + 1)\n```\n", tmp_path) == []
+
+
+def test_a_named_block_is_a_file(tmp_path: Path) -> None:
+    text = "```python two.py\ntwo = 2\n```\n```json\n[not run]\n```\n```python\nimport two\nprint(two.two)\n```\n"
+    assert run_document(text + '```console\n$ cat two.py; echo ":8000"\ntwo = 2\n:8000\n```\n', tmp_path) == []
+    assert (tmp_path / "two.py").read_text() == "two = 2\n"
