@@ -10,6 +10,7 @@ import ast
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def verdict(outcomes: list[str]) -> str:
     return "kept" if "passed" in outcomes else "not run"
 
 
+def summary(tests: list[tuple[str, str]]) -> list[str]:
+    """A line for each test, whatever the number of its cases; a case that failed has its own."""
+    counts = Counter((test.partition("[")[0], outcome) for test, outcome in tests if outcome != "failed")
+    lines = [f"{outcome} {count:4}: {test}" for (test, outcome), count in counts.items()]
+    return lines + [f"FAILED     : {test}" for test, outcome in tests if outcome == "failed"]
+
+
 def main() -> int:
     results = last_results(RESULTS.read_text()) if RESULTS.exists() else {}
     if not results:
@@ -72,8 +80,8 @@ def main() -> int:
             word = verdict([outcome for _, outcome in tests])
             worst |= word != "kept"
             print(f"{word:8} {name:5} {sentence}")
-            for test, outcome in tests:
-                print(f"{'':15}{outcome}: {test}")
+            for line in summary(tests):
+                print(f"{'':15}{line}")
             for file in files.get(name, []) if not tests else []:
                 print(f"{'':15}not run: {file}")
     return worst
