@@ -24,6 +24,7 @@ from windlass.types import tensor
 
 Json: TypeAlias = bytes | msgspec.Raw
 MAX_RANK = 32
+UNPACKED = (struct.error, OverflowError)
 MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 # The struct module packs a list of Python numbers faster than numpy converts it, and refuses what is out of range.
@@ -110,19 +111,36 @@ def decode(data: Json, datatype: str, shape: tuple[int, ...], name: str, max_ele
 
 def pack(values: list[Any], datatype: str, shape: tuple[int, ...], name: str, max_elements: int) -> tensor.Array:
     """The tensor `name` of a declared shape from Python values, flat or nested, that are of the datatype's type."""
-    plan = _plan(datatype, shape)
-    if plan.size > max_elements:
+    # Unpacked at once: this runs for every tensor of every short request.
+    size, dtype, _, packed, _ = _plan(datatype, shape)
+    if size > max_elements:
         raise errors.InvalidInput(
-            f"tensor '{name[:64]}' has {plan.size} elements: at most {max_elements} are allowed in a request"
+            f"tensor '{name[:64]}' has {size} elements: at most {max_elements} are allowed in a request"
         )
     if values and type(values[0]) is list:
         values = _flatten(values, shape, name)
-    if plan.pack is None:
-        return _texts(values, shape, name, plan.size)
+    if packed is None:
+        return _texts(values, shape, name, size)
     try:
-        return np.ndarray(shape, plan.dtype, plan.pack(*values))
-    except (struct.error, OverflowError):
-        raise _unpacked(values, datatype, shape, name, plan.size) from None
+        return np.ndarray(shape, dtype, packed(*values))
+    except UNPACKED:
+        raise _unpacked(values, datatype, shape, name, size) from None
+
+
+def flat_reader(datatype: str, shape: tuple[int, ...]) -> Callable[[bytes], tensor.Array]:
+    """A reader of flat JSON arrays of numbers, for one shape again and again.
+
+    It raises what msgspec and struct raise: who calls it has the careful reading to turn to.
+    """
+    decode_flat = _decoder(datatype, 1)
+    _, dtype, _, packed, _ = _plan(datatype, shape)
+    if packed is None:
+        raise errors.InvalidInput(f"{datatype} is no number")
+
+    def read(data: bytes) -> tensor.Array:
+        return np.ndarray(shape, dtype, packed(*decode_flat(data)))
+
+    return read
 
 
 def decode_rank(data: Json, datatype: str, rank: int, name: str, max_elements: int) -> tensor.Array:
@@ -308,7 +326,7 @@ def _unpacked(values: list[Any], datatype: str, shape: tuple[int, ...], name: st
     for index, value in enumerate(values):
         try:
             one(value)
-        except (struct.error, OverflowError):
+        except UNPACKED:
             return errors.InvalidInput(
                 f"tensor '{name[:64]}' has a value at position {index} that {datatype} cannot hold"
             )

@@ -51,6 +51,11 @@ class Contract:
         self._keyed = any(d != signatures.BATCH for c in self._checks for _, d in c.symbols)
         self._input_specs = {spec.name: spec for spec in signature.inputs}
 
+    @property
+    def reads_values(self) -> bool:
+        """Whether `check` looks at values; if not, names, datatypes and shapes alone decide."""
+        return any(check.ranged for check in self._checks)
+
     def spec(self, name: str) -> signatures.TensorSpec:
         """The spec of the input `name`; `InvalidInput` naming the inputs there are."""
         try:
