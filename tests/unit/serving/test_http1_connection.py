@@ -485,10 +485,10 @@ def test_request_ids_are_repeated_only_if_they_are_plain(
 ) -> None:
     server = make_server()
     seen = set()
-    for given, repeated in ((b"abc-1", True), (b"a b", False), (b"x" * 65, False), (b"${jndi}", False)):
-        data = b"GET /health HTTP/1.1\r\n" + HOST + b"X-Request-Id: " + given + b"\r\n\r\n"
+    for sent, repeated in ((b"abc-1", True), (b"a b", False), (b"x" * 65, False), (b"${jndi}", False)):
+        data = b"GET /health HTTP/1.1\r\n" + HOST + b"X-Request-Id: " + sent + b"\r\n\r\n"
         (answer,) = parse_responses(server.ask(data))
-        assert (answer.headers[b"x-request-id"] == given) is repeated
+        assert (answer.headers[b"x-request-id"] == sent) is repeated
         seen.add(answer.headers[b"x-request-id"])
     assert len(seen) == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_the_pieces_that_requests_come_in_change_nothing(
         pieces = [data for data, _, _ in requests]
     else:
         edges = sorted({0, len(stream), *(cut % (len(stream) + 1) for cut in cuts)})
-        pieces = [stream[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [stream[a:b] for a, b in itertools.pairwise(edges)]
     server = make_server()
     connection, transport = server.connect()
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""The batcher under a fake loop: whatever is asked, cancelled, poisoned or late, each call gets one outcome, its own."""
+"""The batcher under a fake loop: whatever is asked, cancelled, poisoned or late, each call gets one outcome."""
 
 from __future__ import annotations
 
