@@ -175,7 +175,8 @@ def test_a_revoked_key_ends_at_once_also_on_an_open_connection(
     (old, text), (new, other) = _key(), _key()
     server.door.use_keys((old, new), PEPPER)
     connection, transport = server.connect()
-    data = f"POST /echo/m HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {text}\r\nContent-Length: 1\r\n\r\na".encode()
+    head = f"POST /echo/m HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {text}\r\n"
+    data = f"{head}Content-Length: 1\r\n\r\na".encode()
     connection.data_received(data)
     connection.data_received(data)
     # Admitted before, its body after: it may still be answered, but the next one may not.
