@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from windlass.storage import tables
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 60.0
+_ASK_AGAIN_S = (0.001, 0.01)
 # Below this, a checkpoint racing a commit can corrupt a WAL (fixed in 3.51.3).
 _WAL_SAFE = (3, 51, 3)
 _MIGRATION_LOCK = 0x77696E64  # "wind"
@@ -196,8 +199,29 @@ def _prepare(connection: Any, mode: str) -> None:
 
 def _begin(connection: sa.Connection) -> None:
     # A transaction that first reads and then writes would fail with BUSY at the write: take the lock at the start.
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    if not connection.get_execution_options().get("immediate", False):
+        connection.exec_driver_sql("BEGIN")
+        return
+    # SQLite itself asks ever more rarely the longer it has waited, so that among many writers some wait forever.
+    # Asking at one pace gives all the same chance.
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while not _began(connection, last=time.monotonic() >= deadline):
+            time.sleep(random.uniform(*_ASK_AGAIN_S))
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+
+
+def _began(connection: sa.Connection, *, last: bool) -> bool:
+    """Whether the write lock was free; on the last try the error is raised."""
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except exc.OperationalError as e:
+        if last or getattr(e.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    return True
 
 
 def _revision(connection: sa.Connection) -> str:
