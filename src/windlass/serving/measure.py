@@ -45,7 +45,7 @@ def repeat_rows(inputs: tensor.Tensors, rows: int) -> tensor.Tensors:
 
 
 def timing(model: base.LoadedModel, inputs: tensor.Tensors, *, batched: bool, max_rows: int) -> Timing:
-    """Run 1, 2, 4 ... rows, at least three times each after one that warms up, until more rows stop paying."""
+    """Run 1, 2, 4 ... rows, some times each after one run that warms up, until more rows stop paying."""
     seconds: dict[int, float] = {}
     best = 1
     rows = 1
@@ -70,8 +70,13 @@ def timing(model: base.LoadedModel, inputs: tensor.Tensors, *, batched: bool, ma
 def _median(model: base.LoadedModel, batch: tensor.Tensors) -> float:
     times: list[float] = []
     begun = time.perf_counter()
-    while len(times) < 3 or (len(times) < 9 and time.perf_counter() - begun < 0.01):
+    while not times or len(times) < _runs_in(time.perf_counter() - begun):
         started = time.perf_counter()
         model.run(batch)
         times.append(time.perf_counter() - started)
     return max(statistics.median(times), 1e-7)
+
+
+def _runs_in(seconds: float) -> int:
+    """How many runs a measurement that has taken so long may have: nine short ones, three longer, one slow one."""
+    return 9 if seconds < 0.01 else 3 if seconds < _BUDGET_S else 1
