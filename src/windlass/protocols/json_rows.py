@@ -61,9 +61,28 @@ def only_input(view: directory.ModelView) -> signature.TensorSpec:
     return inputs[0]
 
 
+def element_limit(size: int, spec: signature.TensorSpec, view: directory.ModelView) -> int:
+    """How many elements may be read for an input from `size` bytes.
+
+    Short data may be read in full, so that the contract refuses it with a better sentence. Long data is read only as
+    far as the contract could let it pass.
+    """
+    if size <= json_tensors.HUGE:
+        return view.limits.max_elements
+    count = 1
+    for dimension in spec.shape:
+        if isinstance(dimension, int):
+            count *= dimension
+        elif dimension == signature.BATCH and view.signature.batched:
+            count *= view.contract.max_rows
+        else:
+            return view.limits.max_elements
+    return min(count, view.limits.max_elements)
+
+
 def read_tensor(data: bytes, spec: signature.TensorSpec, view: directory.ModelView) -> tensor.Array:
     """A whole tensor from nested arrays; BYTES may be text or `{"b64": ...}`."""
-    limit, rank = view.limits.max_elements, len(spec.shape)
+    limit, rank = element_limit(len(data), spec, view), len(spec.shape)
     if spec.datatype != "BYTES" or b"{" not in data:
         return json_tensors.decode_rank(data, spec.datatype, rank, spec.name, limit)
     try:
@@ -82,7 +101,6 @@ def by_row(rows: list[RawObject], view: directory.ModelView) -> tensor.Tensors:
     """Tensors from rows, each of which gives every input its part."""
     if not rows:
         raise errors.InvalidInput("the request has no rows")
-    check_rows(len(rows), view)
     names = rows[0].keys()
     for index, row in enumerate(rows):
         if row.keys() != names:

@@ -50,8 +50,8 @@ _BUFFERS: dict[str, tuple[Literal["d", "i", "u"], type[Any]]] = {
 }
 _OF_NUMBERS = b"0123456789+-.eE \t\r\n"
 _LONG = 256
-# Above this many elements there is no second reading as Python objects to find a kinder sentence.
-_HUGE = 65_536
+# Above this many elements or bytes, what will be refused is refused before it is read as Python objects.
+HUGE = 65_536
 
 
 class _Plan(NamedTuple):
@@ -98,12 +98,17 @@ def _plan(datatype: str, shape: tuple[int, ...]) -> _Plan:
 def decode(data: Json, datatype: str, shape: tuple[int, ...], name: str, max_elements: int) -> tensor.Array:
     """The tensor `name` of a declared shape from its JSON array, flat or nested. `InvalidInput` names the tensor."""
     plan = _plan(datatype, shape)
-    if plan.long and plan.size <= max_elements:
-        array = _decode_long(bytes(data), datatype, shape, name, plan)
+    if plan.size > max_elements:
+        raise _too_many(name, max_elements)
+    text = bytes(data)
+    if len(text) > HUGE and _commas_exceed(text, datatype, plan.size):
+        raise errors.InvalidInput(f"tensor '{name[:64]}' has more values than its shape {list(shape)} holds")
+    if plan.long:
+        array = _decode_long(text, datatype, shape, name, plan)
         if array is not None:
             return array
     try:
-        values = plan.decode(data) if plan.size <= max_elements else []
+        values = plan.decode(text)
     except MALFORMED as e:
         raise _malformed(name, datatype, e) from None
     return pack(values, datatype, shape, name, max_elements)
@@ -114,9 +119,7 @@ def pack(values: list[Any], datatype: str, shape: tuple[int, ...], name: str, ma
     # Unpacked at once: this runs for every tensor of every short request.
     size, dtype, _, packed, _ = _plan(datatype, shape)
     if size > max_elements:
-        raise errors.InvalidInput(
-            f"tensor '{name[:64]}' has {size} elements: at most {max_elements} are allowed in a request"
-        )
+        raise _too_many(name, max_elements)
     if values and type(values[0]) is list:
         values = _flatten(values, shape, name)
     if packed is None:
@@ -147,10 +150,14 @@ def decode_rank(data: Json, datatype: str, rank: int, name: str, max_elements: i
     """The tensor `name` from a nested JSON array of `rank` levels; its shape is what the nesting shows."""
     if rank < 1 or rank > MAX_RANK:
         raise errors.InvalidInput(f"tensor '{name[:64]}' of rank {rank} cannot be read from nested arrays")
-    if len(data_bytes := bytes(data)) > _HUGE and datatype in _BUFFERS:
-        return _decode_huge(data_bytes, datatype, rank, name, max_elements)
+    text = bytes(data)
+    if len(text) > HUGE:
+        if _commas_exceed(text, datatype, max_elements):
+            raise _too_many(name, max_elements)
+        if datatype in _BUFFERS:
+            return _decode_huge(text, datatype, rank, name, max_elements)
     try:
-        values = _decoder(datatype, rank)(data)
+        values = _decoder(datatype, rank)(text)
     except MALFORMED as e:
         raise _malformed(name, datatype, e) from None
     return pack_rank(values, datatype, rank, name, max_elements)
@@ -210,7 +217,7 @@ def _shape(values: Any, rank: int, name: str, max_elements: int) -> tuple[int, .
         values = values[0]
     shape += [0] * (rank - len(shape))
     if math.prod(shape) > max_elements:
-        raise errors.InvalidInput(f"tensor '{name[:64]}' holds more than the {max_elements} elements allowed")
+        raise _too_many(name, max_elements)
     return tuple(shape)
 
 
@@ -237,7 +244,7 @@ def _decode_long(data: bytes, datatype: str, shape: tuple[int, ...], name: str, 
     try:
         flat = _read_buffer(simdjson.Parser().parse(data), datatype, shape, data)
     except (ValueError, TypeError, RuntimeError):
-        if plan.size >= _HUGE:
+        if plan.size >= HUGE:
             raise _unreadable(name, datatype, shape) from None
         return None
     if flat.size != plan.size:
@@ -256,7 +263,7 @@ def _decode_huge(data: bytes, datatype: str, rank: int, name: str, max_elements:
             shape.append(len(level))
             level = level[0]
         if math.prod(shape) > max_elements:
-            raise errors.InvalidInput(f"tensor '{name[:64]}' holds more than the {max_elements} elements allowed")
+            raise _too_many(name, max_elements)
         flat = _read_buffer(document, datatype, tuple(shape), data)
     except (ValueError, TypeError, RuntimeError, IndexError):
         raise _unreadable(name, datatype, tuple(shape)) from None
@@ -292,6 +299,15 @@ def _narrow(flat: tensor.Array, datatype: str, dtype: np.dtype[Any], name: str) 
         if flat.size == 0 or (flat.min() >= info.min and flat.max() <= info.max):
             return flat.astype(dtype)
     raise errors.InvalidInput(f"tensor '{name[:64]}' has a value that {datatype} cannot hold")
+
+
+def _commas_exceed(data: bytes, datatype: str, count: int) -> bool:
+    """Whether there are more commas than `count` numbers need, flat or nested. Texts may hold commas of their own."""
+    return datatype != "BYTES" and data.count(b",") > max(count - 1, 0)
+
+
+def _too_many(name: str, max_elements: int) -> errors.InvalidInput:
+    return errors.InvalidInput(f"tensor '{name[:64]}' holds more than the {max_elements} elements allowed in a request")
 
 
 def _malformed(name: str, datatype: str, error: Exception) -> errors.InvalidInput:

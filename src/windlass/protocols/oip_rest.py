@@ -20,6 +20,7 @@ from windlass.protocols import (
     answers,
     base,
     json_documents,
+    json_rows,
     json_tensors,
     oip_binary,
     oip_classification,
@@ -119,6 +120,8 @@ def _decode(
     for one in document.inputs:
         if one.data is msgspec.UNSET:
             raise oip_binary.no_data(one)
+        if len(body) > json_tensors.HUGE:
+            limit = json_rows.element_limit(len(body), view.contract.spec(one.name), view)
         inputs[one.name] = read(one.data, one.datatype, one.shape, one.name, limit)
     # Every key has its colon, so that a request with no more colons than these has no other key, and none twice.
     usual = 1 + 4 * len(document.inputs)
@@ -136,8 +139,7 @@ def _decode(
 def _request(
     document: oip_messages.InferDocument[Any], text: bytes, inputs: tensor.Tensors, view: directory.ModelView
 ) -> inference.InferRequest:
-    if json_documents.colons(text) != oip_messages.key_count(document):
-        json_documents.refuse_repeated(text)
+    json_documents.refuse_repeated(text, oip_messages.key_count(document))
     if len(inputs) != len(document.inputs):
         raise errors.InvalidInput("an input is given twice")
     return oip_messages.request(document, inputs, view)

@@ -123,13 +123,15 @@ def _from_json(body: bytes, view: directory.ModelView) -> tensor.Tensors:
             spec = json_rows.only_input(view)
             return {spec.name: json_rows.read_tensor(body, spec, view)}
         rows = json_documents.decode(json_rows.ROWS, body)
-        json_documents.refuse_repeated(body)
         json_rows.check_rows(len(rows), view)
+        json_documents.refuse_repeated(body, sum(map(len, rows)))
         return view.transformer.prepare(columns.from_rows(rows, known)) if known else json_rows.by_row(rows, view)
     document = json_documents.decode(json_rows.OBJECT, body)
-    json_documents.refuse_repeated(body)
     if document.keys() == {"inputs"} and json_rows.first(bytes(document["inputs"])) == b"{":
-        return json_rows.by_name(json_documents.decode(_TENSORS, body).inputs, view)
+        tensors = json_documents.decode(_TENSORS, body).inputs
+        json_documents.refuse_repeated(body, 1 + len(tensors))
+        return json_rows.by_name(tensors, view)
+    json_documents.refuse_repeated(body, len(document))
     if not known:
         return json_rows.by_name(document, view)
     given = columns.from_columns(document, known)

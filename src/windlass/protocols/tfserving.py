@@ -85,8 +85,7 @@ def predict(
         inputs, more = _from_inputs(bytes(document.inputs), view)
     else:
         raise errors.InvalidInput("the request needs either 'instances' (rows) or 'inputs' (columns)")
-    if json_documents.colons(body) != keys + more:
-        json_documents.refuse_repeated(body)
+    json_documents.refuse_repeated(body, keys + more)
     rows, key = view.contract.check(inputs)
     return inference.InferRequest(view.name, inputs, rows, key, context=kind)
 
@@ -98,9 +97,10 @@ def examples(
     tfserving_status.refuse_label(parameters)
     document = json_documents.decode(_EXAMPLES, body)
     _check_signature(document.signature_name)
-    json_documents.refuse_repeated(body)
     json_rows.check_rows(len(document.examples), view)
     shared = document.context if document.context is not msgspec.UNSET else {}
+    keys = 1 + (document.signature_name is not msgspec.UNSET) + (document.context is not msgspec.UNSET) + len(shared)
+    json_documents.refuse_repeated(body, keys + sum(map(len, document.examples)))
     rows = [{**shared, **row} for row in document.examples]
     known = view.transformer.fields
     if not known:
@@ -133,6 +133,7 @@ def _from_instances(data: bytes, view: directory.ModelView) -> tuple[tensor.Tens
         spec = json_rows.only_input(view)
         return {spec.name: json_rows.read_tensor(data, spec, view)}, 0
     rows = json_documents.decode(json_rows.ROWS, data)
+    json_rows.check_rows(len(rows), view)
     keys = sum(len(row) for row in rows)
     if _is_binary(view) and all(row.keys() == {"b64"} for row in rows):
         spec = view.signature.inputs[0]

@@ -202,7 +202,7 @@ def test_elements_are_limited_to_the_last_one(ask: Ask, make_view: View) -> None
         if fits:
             assert ask(document, view).inputs["x"].size == count
         else:
-            with pytest.raises(errors.InvalidInput, match="at most 100"):
+            with pytest.raises(errors.InvalidInput, match="more than the 100 elements"):
                 ask(document, view)
 
 
