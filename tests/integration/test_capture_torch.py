@@ -14,8 +14,10 @@ import pytest
 import torch
 
 from windlass import errors
-from windlass.packaging import build, package, session
+from windlass.packaging import build, package, parity, session
 from windlass.packaging.capture import base, torch_export, torch_module, torch_onnx, torch_original, torchscript
+from windlass.runtimes import base as runtimes
+from windlass.runtimes import onnx as onnx_runtime
 from windlass.types import tensor
 
 pytestmark = pytest.mark.timeout(300)
@@ -185,9 +187,50 @@ def test_a_model_that_does_not_batch_is_captured_as_such() -> None:
     assert signed.inputs[0].shape == (40, 6)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 40])
-def test_any_number_of_example_rows_gives_a_free_batch(rows: int) -> None:
-    found = capture(Mlp(), X[:rows])
+class Total(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean()
+
+
+def test_an_output_without_a_batch_is_refused_and_is_taken_where_it_is_said() -> None:
+    with pytest.raises(errors.CaptureFailed, match=r"shape \[\]: axis 0 is not the batch"):
+        capture(Total())
+    assert capture(Total(), batched=False).signature.outputs[0].shape == ()
+
+
+class Reads(torch.nn.Module):
+    """A recurrent layer: torch writes it for one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.GRU(2, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)[0][:, -1]
+
+
+def test_a_recurrent_layer_is_captured_at_one_length_only() -> None:
+    x = X[:, :4].reshape(40, 2, 2)
+    with pytest.raises(errors.CaptureFailed, match="'time' is burned into the model as 2") as caught:
+        capture(Reads(), x, dynamic={"x": {1: "time"}})
+    assert "recurrent" in caught.value.hint
+    assert packaged(Reads(), x, max_batch=17).package.manifest.signature.inputs[0].shape == ("batch", 2, 2)
+
+
+class Saturates(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(x.sum(1, keepdim=True) - 4)
+
+
+@pytest.mark.parametrize("max_batch", [1, 20])
+def test_a_saturated_probability_is_no_difference(max_batch: int) -> None:
+    drafted = capture(Saturates(), max_batch=max_batch)
+    found = parity.check(onnx_runtime.OnnxRuntime.load(drafted.files, runtimes.Options()), drafted)
+    assert max(found["batch_sizes"]) == max_batch
+
+
+def test_one_example_row_is_enough_for_a_free_batch() -> None:
+    found = capture(Mlp(), X[:1])
     assert found.signature.inputs[0].shape == ("batch", 6)
     assert found.signature.outputs[0].shape == ("batch", 3)
     assert {1, 2, 3, 17, 128} <= {len(trial.inputs["features"]) for trial in found.trials}
@@ -236,10 +279,11 @@ def test_outputs_of_any_shape_have_names() -> None:
 # Trap 4: versions.
 
 
-def test_the_graph_is_written_in_versions_that_onnxruntime_loads() -> None:
-    model = onnx.ModelProto.FromString(capture(Mlp()).files["model.onnx"])
-    assert model.ir_version == 10
-    assert {entry.domain: entry.version for entry in model.opset_import}[""] == 20
+def test_the_graph_is_written_in_versions_that_onnxruntime_loads(trained: Any) -> None:
+    made = trained[2].package
+    model = onnx.ModelProto.FromString(bytes(made.model_files()["model.onnx"]))
+    assert model.ir_version == made.manifest.model.ir_version == 10
+    assert {entry.domain: entry.version for entry in model.opset_import}[""] == made.manifest.model.opset == 20
 
 
 # Trap 5: parity.
@@ -265,9 +309,9 @@ def test_a_graph_that_computes_something_else_is_refused(monkeypatch: pytest.Mon
 
 def test_evidence_says_what_was_tried(trained: Any) -> None:
     found = trained[2]
-    parity, probation = found.evidence
-    assert (parity.kind, parity.verdict, parity.digest) == ("parity", "passed", found.package.digest)
-    statistics = parity.statistics
+    agreed, probation = found.evidence
+    assert (agreed.kind, agreed.verdict, agreed.digest) == ("parity", "passed", found.package.digest)
+    statistics = agreed.statistics
     assert {1, 2, 3, 17, 128} <= set(statistics["batch_sizes"])
     assert {"zeros", "large"} <= set(statistics["trials"])
     assert statistics["rows"] >= 32

@@ -7,6 +7,7 @@ tolerance is part of the manifest.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -22,22 +23,31 @@ class Difference(NamedTuple):
     detail: str
 
 
-def worst(ours: Mapping[str, tensor.Array], theirs: Mapping[str, tensor.Array], rtol: float, atol: float) -> Difference:
+def worst(
+    ours: Mapping[str, tensor.Array],
+    theirs: Mapping[str, tensor.Array],
+    rtol: float,
+    atol: float,
+    scale: Mapping[str, float] = MappingProxyType({}),
+) -> Difference:
     """The output that differs most, where |ours - theirs| may be rtol * |theirs| + atol * max|theirs|.
 
-    Text, booleans and integers must be equal; NaN equals NaN, an infinity equals itself.
+    Text, booleans and integers must be equal; NaN equals NaN, an infinity equals itself. `scale` is what max|theirs|
+    is taken as at least, for outputs whose usual magnitude is known from elsewhere.
     """
     found = Difference("", 0.0, "")
     for name, expected in theirs.items():
         if name not in ours:
             return Difference(name, float("inf"), "is missing")
-        difference = _compare(name, ours[name], expected, rtol, atol)
+        difference = _compare(name, ours[name], expected, rtol, atol, scale.get(name, 0.0))
         if difference.excess > found.excess or not found.output:
             found = difference
     return found
 
 
-def _compare(name: str, actual: tensor.Array, expected: tensor.Array, rtol: float, atol: float) -> Difference:
+def _compare(
+    name: str, actual: tensor.Array, expected: tensor.Array, rtol: float, atol: float, scale: float
+) -> Difference:
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         detail = f"is {actual.dtype}{list(actual.shape)}, expected {expected.dtype}{list(expected.shape)}"
         return Difference(name, float("inf"), detail)
@@ -53,7 +63,7 @@ def _compare(name: str, actual: tensor.Array, expected: tensor.Array, rtol: floa
     if not b.size:
         return Difference(name, 0.0, "holds no finite number")
     error = np.abs(a - b)
-    allowed = rtol * np.abs(b) + atol * np.abs(b).max()
+    allowed = rtol * np.abs(b) + atol * max(float(np.abs(b).max()), scale)
     with np.errstate(divide="ignore", invalid="ignore"):
         excess = np.where(error > 0, error / allowed, 0.0)
     at = int(excess.argmax())

@@ -7,29 +7,26 @@ optimization level. Must never widen a tolerance or leave a trial out to get a p
 from __future__ import annotations
 
 import importlib.metadata
-import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from windlass import errors
-from windlass.packaging import draft, golden
+from windlass.packaging import draft, golden, verdicts
 from windlass.runtimes import base
 from windlass.types import contract, manifest, tensor
 
 # Trees are compared on this many rows at least: a threshold that was rounded flips few of them.
 LEAST_TREE_ROWS = 1000
 _SHOWN = 4
-# Instruction sets that change which kernels run, and so the last bits of an answer.
-_ISA = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
 
 
 def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
     """The statistics of trials that all agree; `GateRefused` with the worst input, both outputs and the tolerance.
 
-    They agree where |ours - theirs| <= rtol * |theirs| + atol * max|theirs| per output; integers, booleans and text
-    must be equal, NaN and infinities in the same places.
+    They agree where |ours - theirs| <= rtol * |theirs| + atol * max|theirs| per output, the maximum being that of the
+    trial or of the middle one of all trials, whichever is larger: one saturated row has no scale of its own. Integers,
+    booleans and text must be equal, NaN and infinities in the same places.
     """
     if not tried.trials:
         raise errors.GateRefused("the capture recorded no trials, so nothing shows that the package computes the same.")
@@ -41,6 +38,8 @@ def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
     limits = manifest.Limits(max_batch=tried.max_batch)
     accepts = contract.Contract(tried.signature, max_rows=limits.max_batch, max_elements=limits.max_elements)
     differences: dict[str, dict[str, float]] = {}
+    scores, scale = _scores(tried), _scale(tried)
+    agreed = decided = 0
     for trial in tried.trials:
         try:
             # What serving would refuse proves nothing.
@@ -48,12 +47,15 @@ def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
             outputs = model.run(trial.inputs, accepts.output_names)
         except errors.WindlassError as e:
             raise errors.GateRefused(f"parity: the package fails on '{trial.name}': {e.message}", hint=e.hint) from None
-        worst = golden.worst(outputs, trial.outputs, tried.rtol, tried.atol)
+        worst = golden.worst(outputs, trial.outputs, tried.rtol, tried.atol, scale)
         if not worst.excess <= 1:
             raise _refused(trial, outputs, worst, tried)
         for name, theirs in trial.outputs.items():
+            if name == scores and theirs.ndim == 2:
+                decided += len(theirs)
+                agreed += int(np.count_nonzero(outputs[name].argmax(axis=1) == theirs.argmax(axis=1)))
             _widen(differences.setdefault(name, {"absolute": 0.0, "relative": 0.0}), outputs[name], theirs)
-    return {
+    found = {
         "rows": rows,
         "trials": [trial.name for trial in tried.trials],
         "batch_sizes": sorted({_rows(trial.inputs, tried) for trial in tried.trials}),
@@ -62,20 +64,25 @@ def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
         "atol": tried.atol,
         "synthetic": tried.synthetic,
         "framework": tried.framework,
-        "isa": isa(),
+        "isa": verdicts.isa(),
         "versions": {name: importlib.metadata.version(name) for name in ("windlass", "numpy", "onnxruntime")},
     }
+    return {**found, "same_label": agreed / decided} if decided else found
 
 
-def isa() -> list[str]:
-    """The machine, and the instruction sets of its CPU that matter to numerics."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return [platform.machine()]
-    line = next((part for part in text.splitlines() if part.startswith(("flags", "Features"))), "")
-    flags = set(line.split())
-    return [platform.machine(), *(name for name in _ISA if name in flags)]
+def _scores(tried: draft.Draft) -> str:
+    """The output whose highest score is the label that people read; empty if there is none."""
+    return next((str(t.parameters.get("output", "")) for t in tried.transforms if t.kind == "classify"), "")
+
+
+def _scale(tried: draft.Draft) -> dict[str, float]:
+    """The usual magnitude of each output of floats: the median over the trials of the largest finite value."""
+    largest: dict[str, list[float]] = {}
+    for trial in tried.trials:
+        for name, array in trial.outputs.items():
+            if array.dtype.kind == "f" and np.isfinite(array).any():
+                largest.setdefault(name, []).append(float(np.abs(array[np.isfinite(array)]).max()))
+    return {name: float(np.median(values)) for name, values in largest.items()}
 
 
 def _rows(inputs: tensor.Tensors, tried: draft.Draft) -> int:

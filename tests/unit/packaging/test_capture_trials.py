@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.packaging.capture import trials
+from windlass.packaging.capture import synthetic, trials
 from windlass.types import contract, manifest, signature, tensor
 
 RNG = np.random.default_rng(0)
@@ -159,6 +159,33 @@ def test_the_largest_batch_is_bounded_by_the_elements_a_request_may_hold(monkeyp
     assert any("may hold 4 rows" in note for note in found.notes)
 
 
+def test_a_largest_batch_of_one_is_never_exceeded() -> None:
+    found = record(double, spec(), rows(4), max_batch=1)
+    assert {len(trial.inputs["x"]) for trial in found.trials} == {1}
+
+
+def test_an_answer_that_only_says_how_a_tie_was_broken_is_left_out() -> None:
+    outputs = (signature.TensorSpec("y", "INT64", ("batch",)),)
+    found = record(lambda i: {"y": i["x"].argmax(axis=1)}, spec(outputs=outputs), rows(4))
+    assert "zeros" not in {trial.name for trial in found.trials}
+    assert any("a tie" in note for note in found.notes)
+    biased = np.array([0.0, 1.0, 0.0])
+    decided = record(lambda i: {"y": (i["x"] + biased).argmax(axis=1)}, spec(outputs=outputs), rows(4))
+    assert "zeros" in {trial.name for trial in decided.trials}
+
+
+def test_a_dimension_that_cannot_be_small_gets_the_least_that_works() -> None:
+    def pooled(inputs: tensor.Tensors) -> tensor.Tensors:
+        if inputs["x"].shape[1] < 3:
+            raise errors.InvalidInput("a kernel of 3 needs 3")
+        return {"y": inputs["x"].mean(axis=1, keepdims=True).repeat(3, axis=1)}
+
+    found = record(pooled, spec(signature.TensorSpec("x", "FP32", ("batch", "width"))), {"x": np.ones((4, 9), "f4")})
+    assert found.signature.dimensions["width"].minimum == 3
+    assert {"width 3", "width 19"} <= {trial.name for trial in found.trials}
+    assert any("'width' is 3 at least" in note for note in found.notes)
+
+
 # A ragged model: the mean of the tokens that the mask keeps.
 def ragged_spec(maximum: int | None = 12) -> signature.Signature:
     tokens = signature.TensorSpec("ids", "INT64", ("batch", "sequence"))
@@ -228,7 +255,7 @@ def test_synthesized_inputs_pass_the_contract(kinds: list[Any], count: int, seed
         signature.TensorSpec(f"i{n}", datatype, ("batch", *shape)) for n, (datatype, shape) in enumerate(kinds)
     )
     signed = spec(*inputs, dimensions={"free": signature.Dimension(2, 5)})
-    made = trials.synthesize(signed, count, np.random.default_rng(seed))
+    made = synthetic.inputs(signed, count, np.random.default_rng(seed))
     assert contract.Contract(signed, max_rows=9, max_elements=1 << 20).check(made)[0] == count
 
 
@@ -238,7 +265,7 @@ def test_synthesized_inputs_keep_to_ranges_and_categories() -> None:
         signature.TensorSpec("share", "FP32", ("batch",), minimum=0.0, maximum=1.0),
         signature.TensorSpec("colour", "BYTES", ("batch",), categories=("red", "blue")),
     )
-    made = trials.synthesize(signed, 200, np.random.default_rng(0))
+    made = synthetic.inputs(signed, 200, np.random.default_rng(0))
     contract.Contract(signed, max_rows=200, max_elements=1 << 20).check(made)
     assert set(made["level"].tolist()) == {3, 4, 5}
     assert set(made["colour"].tolist()) == {b"red", b"blue"}

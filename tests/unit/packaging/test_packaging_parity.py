@@ -111,6 +111,39 @@ def test_integers_and_text_must_be_equal(ours: tensor.Array, theirs: tensor.Arra
     assert parity.check(answers(theirs.copy()), tried)["worst_difference"]["y"]["absolute"] == 0.0
 
 
+def test_a_saturated_row_is_held_to_the_usual_scale_of_its_output() -> None:
+    tiny = np.full((1, 2), 9e-11, np.float32)
+
+    def saturates(inputs: tensor.Tensors) -> tensor.Tensors:
+        return {
+            "y": np.zeros((1, 2), np.float32) if len(inputs["x"]) == 1 else ONES * np.float32(0.9 - inputs["x"][0, 0])
+        }
+
+    model = Model(saturates)
+    rows = [trial(np.zeros((2, 2)), ONES * np.float32(0.9)), trial(np.full((2, 2), 0.1), ONES * np.float32(0.8))]
+    assert parity.check(model, drafted(*rows, trial(ONES[:1], tiny, "large")))["rows"] == 5
+    with pytest.raises(errors.GateRefused, match="'large'"):
+        parity.check(model, drafted(trial(ONES[:1], tiny, "large")))
+
+
+def test_a_few_large_answers_do_not_excuse_the_usual_ones() -> None:
+    def slightly_wrong(inputs: tensor.Tensors) -> tensor.Tensors:
+        return {"y": inputs["x"] + np.float32(1e-3 if inputs["x"].max() < 2 else 0)}
+
+    cases = [trial(ONES * size, ONES * size, f"{size}") for size in (0.01, 0.01, 0.01, 1000, 1000)]
+    with pytest.raises(errors.GateRefused, match=r"'0\.01'"):
+        parity.check(Model(slightly_wrong), drafted(*cases))
+
+
+def test_for_a_classifier_the_share_of_equal_labels_is_counted() -> None:
+    theirs = np.array([[1.0, 2.0], [2.0, 2.0], [5.0, 1.0], [0.0, 1.0]], np.float32)
+    ours = theirs + np.array([[0, 0], [0, 1e-6], [0, 0], [0, 0]], np.float32)
+    classify = draft.TransformDraft("classify", {"output": "y"})
+    tried = drafted(trial(np.ones((4, 2)), theirs), transforms=(classify,))
+    assert parity.check(answers(ours), tried)["same_label"] == 0.75
+    assert "same_label" not in parity.check(answers(ours), drafted(trial(np.ones((4, 2)), theirs)))
+
+
 def test_a_float64_answer_for_a_float32_one_is_refused() -> None:
     with pytest.raises(errors.GateRefused, match="float64"):
         parity.check(answers(ONES.astype(np.float64)), drafted(trial(ONES, ONES)))

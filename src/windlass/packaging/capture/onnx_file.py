@@ -13,7 +13,7 @@ import numpy as np
 
 from windlass import errors, plugins
 from windlass.packaging import draft, external_data
-from windlass.packaging.capture import base, labels, onnx_graph, trials
+from windlass.packaging.capture import base, labels, onnx_graph, synthetic, trials
 from windlass.runtimes import base as runtimes
 from windlass.types import manifest, signature, tensor
 
@@ -95,7 +95,7 @@ def _name_dimensions(model: Any, inputs: list[str], options: base.Options) -> No
 def _example(spec: signature.Signature, options: base.Options) -> tuple[tensor.Tensors, bool]:
     """The user's example under the inputs' names, in their datatypes; or one made from the signature, and True."""
     if not options.example:
-        return trials.synthesize(spec, _SYNTHETIC_ROWS, np.random.default_rng(options.seed)), True
+        return synthetic.inputs(spec, _SYNTHETIC_ROWS, np.random.default_rng(options.seed)), True
     given = dict(options.example)
     names = [item.name for item in spec.inputs]
     if list(given) == [""] and len(names) == 1:

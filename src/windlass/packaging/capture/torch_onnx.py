@@ -67,6 +67,8 @@ def capture(subject: Subject, options: base.Options) -> draft.Draft:
     dimensions = _ranges(exported, renamed, subject.dimensions)
     spec = signature.Signature(onnx_graph.specs(model.graph.inputs), onnx_graph.specs(model.graph.outputs), dimensions)
     _require_free(spec, dynamic)
+    if options.batched and not spec.batched:
+        raise _without_batch(spec)
 
     def run(inputs: tensor.Tensors) -> tensor.Tensors:
         return dict(zip(names, original.run(inputs).values(), strict=True))
@@ -114,7 +116,7 @@ def export(
         except errors.WindlassError:
             raise
         except Exception as e:  # noqa: BLE001 - torch.export raises many kinds
-            raise _not_exported(e) from None
+            raise _not_exported(e, original.names, dynamic) from None
         try:
             made = torch.onnx.export(program, (), dynamo=True, opset_version=onnx_graph.OPSET, verbose=False)
         except Exception as e:  # noqa: BLE001 - the exporter raises many kinds
@@ -207,15 +209,28 @@ def _require_free(spec: signature.Signature, dynamic: dict[str, dict[int, str]])
                 )
 
 
-def _not_exported(error: Exception) -> errors.CaptureFailed:
+def _without_batch(spec: signature.Signature) -> errors.CaptureFailed:
+    output = next(o for o in spec.outputs if not o.shape or o.shape[0] != signature.BATCH)
+    return errors.CaptureFailed(
+        f"output '{output.name}' has the shape {list(output.shape)}: axis 0 is not the batch.",
+        hint="Return one entry a row, or capture it as a model that does not batch (batched=False).",
+    )
+
+
+def _not_exported(error: Exception, names: tuple[str, ...], dynamic: dict[str, dict[int, str]]) -> errors.CaptureFailed:
     text = str(error)
+    # torch has no name for a dimension that it may bound itself, only a place.
+    for index, name in enumerate(names):
+        for axis, dimension in dynamic.get(name, {}).items():
+            text = text.replace(f"L['tensors'][{index}].size()[{axis}]", dimension)
     line = _called_at(text) or torch_original.where(error)
     burned = re.search(r"You marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)", text)
     if burned:
         return errors.CaptureFailed(
             f"the dimension '{burned.group(1)}' is burned into the model as {burned.group(2)}{line}.",
             hint="Write no size as a number in forward: use x.shape[0], reshape(x.shape[0], -1) or flatten(1). "
-            "If the model takes that one size only, say batched=False.",
+            "A recurrent layer is written for one length: leave that dimension fixed. "
+            "If the model takes one batch size only, say batched=False.",
         )
     if "data-dependent" in text:
         return errors.CaptureFailed(

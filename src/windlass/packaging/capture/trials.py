@@ -14,7 +14,8 @@ import msgspec
 import numpy as np
 
 from windlass import errors
-from windlass.packaging import draft
+from windlass.packaging import draft, golden
+from windlass.packaging.capture import synthetic
 from windlass.types import manifest, signature, tensor
 
 Run: TypeAlias = Callable[[tensor.Tensors], tensor.Tensors]
@@ -27,6 +28,9 @@ ODD_BATCH = 17
 _CHUNK = 64
 _LARGE = 100.0
 _PADDING = 5
+# How many sizes above the least one are tried for a dimension that cannot be so small.
+_SEARCHED = 64
+_NUDGE = 1e-5
 
 
 class Recorded(msgspec.Struct, frozen=True):
@@ -55,16 +59,16 @@ def record(
     """
     if not spec.inputs:
         raise errors.CaptureFailed("the model has no inputs, so nothing could be asked of it.")
-    recorder = _Recorder(run, spec, np.random.default_rng(seed))
+    recorder = _Recorder(run, spec, np.random.default_rng(seed), max_batch)
     some = {name: array[:_CHUNK] for name, array in example.items()} if spec.batched else example
     require_repeatable(run, some)
     if spec.batched:
-        max_batch = recorder.bounded(example, max_batch)
-        recorder.batches(example, max_batch)
+        recorder.bound(example)
+        recorder.batches(example)
     else:
         recorder.variations(example)
     recorder.edges(example, edges)
-    return Recorded(tuple(recorder.trials), recorder.spec, max_batch, tuple(recorder.notes))
+    return Recorded(tuple(recorder.trials), recorder.spec, recorder.max_batch, tuple(recorder.notes))
 
 
 def require_repeatable(run: Run, inputs: tensor.Tensors) -> None:
@@ -79,102 +83,41 @@ def require_repeatable(run: Run, inputs: tensor.Tensors) -> None:
             )
 
 
-def synthesize(
-    spec: signature.Signature, rows: int, rng: np.random.Generator, sizes: Mapping[str, int] | None = None
-) -> tensor.Tensors:
-    """Inputs made from a signature alone: normal floats, integers of 0 or 1, within ranges and categories if given.
-
-    `sizes` says how long a symbolic dimension is; otherwise it takes 8, or the nearest size that is allowed.
-    """
-    made: tensor.Tensors = {}
-    masks = {d.mask for d in spec.dimensions.values()}
-    for item in spec.inputs:
-        shape = tuple(_size(spec, d, rows, sizes or {}) for d in item.shape)
-        made[item.name] = np.ones(shape, tensor.dtype(item.datatype)) if item.name in masks else _draw(item, shape, rng)
-    return made
-
-
-def _size(spec: signature.Signature, dimension: int | str, rows: int, sizes: Mapping[str, int]) -> int:
-    if isinstance(dimension, int):
-        return dimension
-    if dimension == signature.BATCH:
-        return rows
-    known = spec.dimension(dimension)
-    wanted = max(sizes.get(dimension, 8), known.minimum)
-    return wanted if known.maximum is None else min(wanted, known.maximum)
-
-
-def _draw(item: signature.TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> tensor.Array:
-    kind = tensor.dtype(item.datatype)
-    if item.categories:
-        texts = rng.choice(np.array(item.categories), shape)
-        return _bytes(texts) if kind.hasobject else texts.astype(kind)
-    if kind.hasobject:
-        return _bytes(rng.choice(np.array(["a", "b", "windlass"]), shape))
-    if kind.kind == "b":
-        return rng.integers(0, 2, shape).astype(kind)
-    if kind.kind in "iu":
-        low = int(item.minimum or 0)
-        high = low + 1 if item.maximum is None else int(item.maximum)
-        return rng.integers(low, high, shape, endpoint=True).astype(kind)
-    if item.minimum is not None and item.maximum is not None:
-        return rng.uniform(item.minimum, item.maximum, shape).astype(kind)
-    return _clip(item, rng.standard_normal(shape).astype(kind))
-
-
-def _bytes(texts: tensor.Array) -> tensor.Array:
-    made = np.empty(texts.shape, dtype=object)
-    made.ravel()[:] = [str(t).encode() for t in texts.ravel()]
-    return made
-
-
-def _clip(item: signature.TensorSpec, array: tensor.Array) -> tensor.Array:
-    if item.minimum is None and item.maximum is None:
-        return array
-    return np.clip(array, item.minimum, item.maximum).astype(array.dtype)
-
-
 def _same(a: tensor.Array, b: tensor.Array) -> bool:
     if a.shape != b.shape:
         return False
     return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
 
 
-def _near(ours: tensor.Array, theirs: tensor.Array) -> bool:
-    if ours.shape != theirs.shape:
-        return False
-    if theirs.dtype.kind != "f":
-        return bool(np.array_equal(ours, theirs))
-    finite = theirs[np.isfinite(theirs)]
-    atol = draft.ATOL * float(np.abs(finite).max()) if finite.size else 0.0
-    return bool(np.allclose(ours, theirs, rtol=draft.RTOL, atol=atol, equal_nan=True))
+def _near(ours: tensor.Tensors, theirs: tensor.Tensors) -> bool:
+    return golden.worst(ours, theirs, draft.RTOL, draft.ATOL).excess <= 1
 
 
 class _Recorder:
     """Gathers trials of one model; each method tries one family of inputs."""
 
-    def __init__(self, run: Run, spec: signature.Signature, rng: np.random.Generator) -> None:
+    def __init__(self, run: Run, spec: signature.Signature, rng: np.random.Generator, max_batch: int) -> None:
         self.run = run
+        self.max_batch = max_batch
         self.spec = spec
         self.rng = rng
         self.trials: list[draft.Trial] = []
         self.notes: list[str] = []
         self._masks = {d.mask for d in spec.dimensions.values() if d.mask}
 
-    def bounded(self, example: tensor.Tensors, max_batch: int) -> int:
-        """The rows that the limit on elements leaves of `max_batch`."""
-        rows = len(next(iter(example.values())))
-        per_row = max(1, sum(array.size for array in example.values()) // max(1, rows))
-        allowed = max(1, min(max_batch, manifest.Limits().max_elements // per_row))
-        if allowed < max_batch:
-            self.notes.append(f"at {per_row} elements a row, a request may hold {allowed} rows, not {max_batch}.")
-        return allowed
+    def bound(self, example: tensor.Tensors) -> None:
+        """Lower the largest batch to the rows that the limit on elements leaves."""
+        per_row = max(1, sum(array.size for array in example.values()) // _count(example))
+        allowed = max(1, min(self.max_batch, manifest.Limits().max_elements // per_row))
+        if allowed < self.max_batch:
+            self.notes.append(f"at {per_row} elements a row, a request may hold {allowed} rows, not {self.max_batch}.")
+        self.max_batch = allowed
 
-    def batches(self, example: tensor.Tensors, max_batch: int) -> None:
+    def batches(self, example: tensor.Tensors) -> None:
         """Real rows first, then batches of 1, 2, 3, 17 and the maximum, then rows alone against rows together."""
-        real = min(len(next(iter(example.values()))), MOST_ROWS)
+        real = min(_count(example), MOST_ROWS)
         pool = {name: array[:real] for name, array in example.items()}
-        chunk = min(_CHUNK, max_batch)
+        chunk = min(_CHUNK, self.max_batch)
         for start in range(0, real, chunk):
             end = min(start + chunk, real)
             self._try(f"example rows {start}-{end - 1}", _rows(pool, range(start, end)))
@@ -184,13 +127,14 @@ class _Recorder:
             for start in range(real, LEAST_ROWS, chunk):
                 self._try("rows near the example", _rows(pool, range(start, min(start + chunk, LEAST_ROWS))))
             self.notes.append(f"{real} rows were given: {LEAST_ROWS - real} more were drawn near them.")
-        size = len(next(iter(pool.values())))
+        size = _count(pool)
         start = 0
-        for batch in sorted({min(b, max_batch) for b in (1, 2, 3, ODD_BATCH, max_batch)}):
+        for batch in sorted({min(b, self.max_batch) for b in (1, 2, 3, ODD_BATCH, self.max_batch)}):
             self._try(f"batch {batch}", _rows(pool, (np.arange(batch) + start) % size))
             start += batch
-        self._rows_alone(_rows(pool, (np.arange(3) * 7 + 1) % size))
-        self._padded(_rows(pool, np.arange(2) % size))
+        if self.max_batch > 1:
+            self._rows_alone(_rows(pool, (np.arange(3) * 7 + 1) % size))
+            self._padded(_rows(pool, np.arange(2) % size))
 
     def variations(self, example: tensor.Tensors) -> None:
         """For a model that does not batch: the example, and others near it."""
@@ -201,22 +145,50 @@ class _Recorder:
 
     def edges(self, example: tensor.Tensors, known: Mapping[str, tensor.Tensors]) -> None:
         """What the source knows, zeros, large values, the least and most of every dimension, and missing values."""
-        few = _rows(example, np.arange(2) % len(next(iter(example.values())))) if self.spec.batched else example
+        few = _rows(example, np.arange(min(2, self.max_batch)) % _count(example)) if self.spec.batched else example
         specs = {item.name: item for item in self.spec.inputs}
         for name, inputs in known.items():
             self._edge(name, inputs)
-        self._edge("zeros", {n: self._keep_mask(n, a, _clip(specs[n], _zeros(a))) for n, a in few.items()})
-        large = {n: self._keep_mask(n, few[n], _clip(specs[n], _large(a, few[n].shape))) for n, a in example.items()}
-        self._edge("large", large)
+        zeros = {n: self._keep_mask(n, a, synthetic.clip(specs[n], _zeros(a))) for n, a in few.items()}
+        large = {
+            n: self._keep_mask(n, few[n], synthetic.clip(specs[n], _large(a, few[n].shape))) for n, a in example.items()
+        }
+        for name, inputs in (("zeros", zeros), ("large", large)):
+            if self._tied(inputs):
+                self.notes.append(
+                    f"the edge case '{name}' was left out: its answer is a tie, which anything may break."
+                )
+            else:
+                self._edge(name, inputs)
         for name in sorted({d for item in self.spec.inputs for d in item.shape if isinstance(d, str)}):
-            if name == signature.BATCH:
-                continue
-            sizes = self.spec.dimension(name)
-            self._edge(f"{name} {sizes.minimum}", self._resize(few, name, sizes.minimum))
-            longest = sizes.maximum or 2 * self._length(few, name) + 1
-            one = _rows(few, range(1)) if self.spec.batched else few
-            self._edge(f"{name} {longest}", self._resize(one, name, longest))
+            if name != signature.BATCH:
+                self._lengths(name, few)
         self._missing(few)
+
+    def _lengths(self, name: str, few: tensor.Tensors) -> None:
+        """The least and the most of a free dimension; the signature learns a least that the original needs."""
+        sizes, length = self.spec.dimension(name), self._length(few, name)
+        candidates = range(sizes.minimum, max(sizes.minimum, min(length, sizes.minimum + _SEARCHED)) + 1)
+        least = next((size for size in candidates if self._quietly(self._resize(few, name, size)) is not None), length)
+        if least != sizes.minimum:
+            self.notes.append(f"'{name}' is {least} at least: the original model refuses less.")
+            dimensions = {**self.spec.dimensions, name: msgspec.structs.replace(sizes, minimum=least)}
+            self.spec = msgspec.structs.replace(self.spec, dimensions=dimensions)
+        self._edge(f"{name} {least}", self._resize(few, name, least))
+        longest = sizes.maximum or 2 * length + 1
+        one = _rows(few, range(1)) if self.spec.batched else few
+        self._edge(f"{name} {longest}", self._resize(one, name, longest))
+
+    def _tied(self, inputs: tensor.Tensors) -> bool:
+        """Whether whole-number answers change when the inputs hardly do: then they say how a tie was broken."""
+        nudged = {
+            n: a + _NUDGE * self.rng.standard_normal(a.shape) if a.dtype.kind == "f" else a for n, a in inputs.items()
+        }
+        one = self._quietly(inputs)
+        other = self._quietly({n: a.astype(inputs[n].dtype) for n, a in nudged.items()})
+        if one is None or other is None:
+            return False
+        return any(not np.array_equal(a, other[n]) for n, a in one.items() if a.dtype.kind in "iub")
 
     def _missing(self, few: tensor.Tensors) -> None:
         """NaN in: where no finite number comes out, missing values are not taken, and the signature will say so."""
@@ -237,16 +209,16 @@ class _Recorder:
 
     def _rows_alone(self, few: tensor.Tensors) -> None:
         together = self.run(few)
-        for row in range(len(next(iter(few.values())))):
-            alone = self.run(_rows(few, range(row, row + 1)))
-            for name, array in together.items():
-                if not _near(alone[name], array[row : row + 1]):
-                    raise errors.CaptureFailed(
-                        f"the answer for a row (output '{name}') changes with the rows beside it in the batch: "
-                        "requests of different callers could not share a run.",
-                        hint="Does the forward pass normalize or pool over axis 0? Or capture it as a model that does "
-                        "not batch (batched=False).",
-                    )
+        each = [self.run(_rows(few, range(row, row + 1))) for row in range(_count(few))]
+        alone = {name: np.concatenate([answer[name] for answer in each]) for name in together}
+        worst = golden.worst(alone, together, draft.RTOL, draft.ATOL)
+        if not worst.excess <= 1:
+            raise errors.CaptureFailed(
+                f"the answer for a row (output '{worst.output}') changes with the rows beside it in the batch: "
+                "requests of different callers could not share a run.",
+                hint="Does the forward pass normalize or pool over axis 0? Or capture it as a model that does "
+                "not batch (batched=False).",
+            )
 
     def _padded(self, few: tensor.Tensors) -> None:
         """A dimension stays ragged only if padding changes nothing; otherwise only equal lengths will share a run."""
@@ -263,7 +235,7 @@ class _Recorder:
             }
             alone, beside = self.run(few), self.run(padded)
             crop = {o.name: (o.shape.index(name) if name in o.shape else None) for o in self.spec.outputs}
-            if all(_near(_crop(beside[o], axis, length), alone[o]) for o, axis in crop.items()):
+            if _near({o: _crop(beside[o], axis, length) for o, axis in crop.items()}, alone):
                 continue
             dimensions = {**self.spec.dimensions, name: msgspec.structs.replace(known, mask="")}
             self.spec = msgspec.structs.replace(self.spec, dimensions=dimensions)
@@ -278,7 +250,7 @@ class _Recorder:
                 hint="A model that takes one fixed batch only is captured with batched=False.",
             ) from None
         if self.spec.batched:
-            rows = len(next(iter(inputs.values())))
+            rows = _count(inputs)
             for output, array in outputs.items():
                 if not array.ndim or len(array) != rows:
                     raise errors.CaptureFailed(
@@ -301,7 +273,7 @@ class _Recorder:
             return None
 
     def _resample(self, pool: tensor.Tensors, rows: int) -> tensor.Tensors:
-        picked = self.rng.integers(0, len(next(iter(pool.values()))), rows)
+        picked = self.rng.integers(0, _count(pool), rows)
         return {name: self._perturb(name, array[picked], array) for name, array in pool.items()}
 
     def _perturb(self, name: str, array: tensor.Array, seen: tensor.Array) -> tensor.Array:
@@ -313,7 +285,7 @@ class _Recorder:
             drawn = self.rng.integers(int(seen.min()), int(seen.max()), array.shape, endpoint=True)
             return drawn.astype(array.dtype)
         spread = 0.1 * np.abs(array) + 0.01 * float(np.nanstd(seen) or 1.0)
-        return _clip(item, (array + spread * self.rng.standard_normal(array.shape)).astype(array.dtype))
+        return synthetic.clip(item, (array + spread * self.rng.standard_normal(array.shape)).astype(array.dtype))
 
     def _keep_mask(self, name: str, array: tensor.Array, made: tensor.Array) -> tensor.Array:
         return array if name in self._masks or array.dtype == object else made
@@ -331,6 +303,10 @@ class _Recorder:
                     array = np.take(array, np.arange(length) % array.shape[axis], axis=axis)
                     made[item.name] = np.ones_like(array) if item.name in self._masks else array
         return made
+
+
+def _count(tensors: tensor.Tensors) -> int:
+    return len(next(iter(tensors.values())))
 
 
 def _rows(tensors: tensor.Tensors, indices: range | tensor.Array) -> tensor.Tensors:
