@@ -162,7 +162,7 @@ def test_a_thousand_stops_under_load_lose_nothing(packages: Any, tmp_path: Path)
 
 @pytest.mark.promise("P-43")
 def test_a_request_longer_than_the_grace_is_told(start_server: Callable[..., Any], packages: Any) -> None:
-    server = start_server(packages.echo("slow", run_ms=900), grace_s=0.2)
+    server = start_server(packages.echo("slow", run_ms=2_500), grace_s=0.2)
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         asked = threads.submit(lambda: httpx.post(f"{server.url}/v2/models/slow/infer", content=ROW, timeout=20))
         time.sleep(0.2)
@@ -173,7 +173,7 @@ def test_a_request_longer_than_the_grace_is_told(start_server: Callable[..., Any
     assert answer.status_code == 503
     assert "stopping" in answer.json()["error"]
     assert int(answer.headers["retry-after"]) >= 1
-    assert took < 1.3
+    assert took < 2.0
 
 
 def test_not_ready_comes_before_closed(start_server: Callable[..., Any], packages: Any) -> None:
@@ -216,7 +216,7 @@ def test_a_server_that_is_still_loading_can_be_stopped(packages: Any, tmp_path: 
     started = time.monotonic()
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(10) == 0
-    assert time.monotonic() - started < 1.7
+    assert time.monotonic() - started < 2.5
 
 
 @pytest.mark.parametrize("text", ['{"endpoints": 3}', "not json", '{"endpoints": [], "lisssten": "a:1"}', None])

@@ -342,9 +342,10 @@ class Connection(asyncio.Protocol):
 
     def _refuse_rest(self, error: errors.WindlassError) -> None:
         """Answer what is late or not HTTP, behind whatever is still to be answered, and read no more."""
-        current = self._current
+        current, pipeline = self._current, self._pipeline
+        if self._phase == LINGER:
+            return
         if current is None:
-            pipeline = self._pipeline
             if pipeline and not pipeline[-1].keep_alive:
                 self._read_no_more()
                 return

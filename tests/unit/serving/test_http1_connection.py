@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import Any
@@ -83,6 +84,51 @@ def test_a_peer_may_leave_at_any_point(make_server: Make, cut: int, answered: in
     for call in calls:
         server.models.answer(call)
     assert sum(server.outcomes().values()) == sum(counts.values())
+
+
+FRAGMENTS = (
+    HEALTH,
+    _echo(b"a"),
+    _echo(b"a", b"/nowhere"),
+    _echo(b"", b"/echo/m", b"Connection: close\r\n"),
+    b"POST /nowhere HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
+    b"POST /echo/m HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n",
+    b"POST /echo/m HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n",
+    b"POST /echo/m HTTP/1.1\r\n" + HOST + b"Connection: upgrade\r\nUpgrade: x\r\nContent-Length: 3\r\n\r\n",
+    b"GET /health HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 17_000 + b"\r\n\r\n",
+    b"GET /health HTTP/1.0\r\n" + HOST + b"\r\n",
+    b"3\r\nabc\r\n",
+    b"0\r\n\r\n",
+    b"abc",
+    b"\r\n",
+    b"!!\r\n\r\n",
+    bytes(2_000_000),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_stream_breaks_a_connection(
+    make_server: Make, parse_responses: Callable[..., Any], data: st.DataObject
+) -> None:
+    server = make_server(max_body=3_000_000)
+    server.models.at_once = data.draw(st.booleans())
+    connection, transport = server.connect()
+    stream = b"".join(data.draw(st.lists(st.sampled_from(FRAGMENTS), max_size=7)))
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=3))
+    edges = sorted({0, len(stream), *cuts})
+    for start, stop in itertools.pairwise(edges):
+        if not transport.closed:
+            connection.data_received(stream[start:stop])
+    for call in data.draw(st.permutations(server.models.calls)):
+        server.models.answer(call)
+    assert all(a.status < 500 or a.status == 501 for a in parse_responses(transport.written))
+    for _ in range(100):
+        server.sweep(2.0)
+    assert transport.closed
+    assert all(a.status < 500 or a.status == 501 for a in parse_responses(transport.written))
+    connection.connection_lost(None)
+    _settled(server)
 
 
 def test_what_follows_a_last_answer_is_never_run(make_server: Make, parse_responses: Callable[..., Any]) -> None:
