@@ -25,6 +25,7 @@ CODE = re.compile(rf"{CODE_BLOCK.pattern}|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 MARK = "--windlass-doc--"
+SLOW = "<!-- slow: followed by `make soak` -->"
 # The ports that documents speak of; each run of a document has two free ones in their place.
 PORTS = re.compile(r"\b800[01]\b")
 
@@ -159,7 +160,12 @@ def run_document(text: str, folder: Path) -> list[str]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "document", [path for path in DOCUMENTS if steps(path.read_text())], ids=lambda path: path.relative_to(ROOT).name
+    "document",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.soak] if SLOW in path.read_text() else [])
+        for path in DOCUMENTS
+        if steps(path.read_text())
+    ],
 )
 def test_the_document_can_be_followed(document: Path, tmp_path: Path) -> None:
     assert "\n".join(run_document(document.read_text(), tmp_path)) == ""
