@@ -68,7 +68,7 @@ class Original:
 
     def run(self, inputs: tensor.Tensors) -> tensor.Tensors:
         """The outputs by name; `InvalidInput` with the line of the module if it refuses the inputs."""
-        with torch.inference_mode(), quiet():
+        with torch.inference_mode(), quiet(), one_thread():
             try:
                 answer = self.module.named(*self.tensors(inputs))
             except errors.WindlassError:
@@ -148,6 +148,20 @@ def fit_floats(module: torch.nn.Module, example: tensor.Tensors) -> tuple[tensor
             made[name] = array.astype(wanted)
             notes.append(f"input '{name}' was given as {array.dtype} and is taken as {wanted}.")
     return made, tuple(notes)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute on one thread, so that what is recorded does not depend on how many cores a machine has.
+
+    Small runs also end sooner so: on a machine that has other work, threads that wait for each other spin.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
