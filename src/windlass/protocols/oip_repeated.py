@@ -3,7 +3,7 @@
 Called by `oip_rest`. Clients send one document again and again: what stands around its numbers has been read and
 checked already, and it is recognised by comparing bytes, not by guessing. Must never remember a request with an id
 (it does not come again), a JSON document with more than the four keys of one input, or anything under a contract that
-looks at values.
+looks at values (that they are no NaN goes without saying in JSON, which cannot spell it).
 
 A binary request is its document, byte for byte, and as many bytes behind it. In a JSON request equal bytes around it
 mean the same array, because the state of a JSON reader depends only on what it has read: the remembered text before
@@ -61,7 +61,7 @@ def remember(body: bytes, request: inference.InferRequest, view: directory.Model
     """Keep what is around the numbers of a request that has one input and no other key than its four."""
     start = body.find(b"[", body.find(_DATA))
     end = body.find(b"]", start) + 1
-    if len(request.inputs) != 1 or len(body) - (end - start) > _LONGEST or view.contract.reads_values:
+    if len(request.inputs) != 1 or len(body) - (end - start) > _LONGEST or view.contract.bounds_values:
         return
     ((name, array),) = request.inputs.items()
     if array.dtype.kind not in "fiub":
@@ -100,7 +100,8 @@ def again_binary(text: bytes, body: bytes, view: directory.ModelView) -> inferen
 def remember_binary(text: bytes, body: bytes, request: inference.InferRequest, view: directory.ModelView) -> None:
     """Keep the document of a request whose tensors are all numbers behind it."""
     arrays = request.inputs
-    if request.id or len(text) > _LONGEST or view.contract.reads_values:
+    contract = view.contract
+    if request.id or len(text) > _LONGEST or contract.bounds_values or contract.refuses_nan:
         return
     if any(array.dtype.kind not in "fiu" for array in arrays.values()):
         return

@@ -19,7 +19,7 @@ NO_KEY: ShapeKey = ()
 class _Check:
     """One input's expectations, unpacked for speed."""
 
-    __slots__ = ("dtype", "rank", "ranged", "spec", "symbols", "tail")
+    __slots__ = ("bounded", "dtype", "rank", "refuses_nan", "spec", "symbols", "tail")
 
     def __init__(self, spec: signatures.TensorSpec) -> None:
         self.spec = spec
@@ -29,9 +29,8 @@ class _Check:
         # The usual case, [batch, fixed...], is one tuple comparison.
         only_batch = bool(spec.shape) and all(axis == 0 for axis, _ in self.symbols) and len(self.symbols) == 1
         self.tail = spec.shape[1:] if only_batch and spec.shape[0] == signatures.BATCH else None
-        self.ranged = bool(spec.categories or spec.missing == "refuse") or not (
-            spec.minimum is None and spec.maximum is None
-        )
+        self.bounded = bool(spec.categories) or spec.minimum is not None or spec.maximum is not None
+        self.refuses_nan = spec.missing == "refuse" and self.dtype.kind == "f"
 
 
 class Contract:
@@ -51,10 +50,9 @@ class Contract:
         self._keyed = any(d != signatures.BATCH for c in self._checks for _, d in c.symbols)
         self._input_specs = {spec.name: spec for spec in signature.inputs}
 
-    @property
-    def reads_values(self) -> bool:
-        """Whether `check` looks at values; if not, names, datatypes and shapes alone decide."""
-        return any(check.ranged for check in self._checks)
+        # Whether values count: against ranges and categories, or for being NaN (which JSON cannot say).
+        self.bounds_values = any(check.bounded for check in self._checks)
+        self.refuses_nan = any(check.refuses_nan for check in self._checks)
 
     def spec(self, name: str) -> signatures.TensorSpec:
         """The spec of the input `name`; `InvalidInput` naming the inputs there are."""
@@ -98,8 +96,10 @@ class Contract:
                 self._check_shape(check, shape, sizes)
                 rows = sizes.get(signatures.BATCH, rows)
             elements += array.size
-            if check.ranged:
-                _check_values(check, array)
+            if check.refuses_nan and _has_nan(array):
+                raise errors.InvalidInput(f"input '{name}' has missing values (NaN): the model takes none")
+            if check.bounded:
+                _check_values(check.spec, array)
         if not self._batched:
             rows = 1
         if rows < 1 or rows > self.max_rows:
@@ -153,8 +153,7 @@ class Contract:
         raise errors.InvalidInput(f"missing input {missing}")
 
 
-def _check_values(check: _Check, array: tensor.Array) -> None:
-    spec = check.spec
+def _check_values(spec: signatures.TensorSpec, array: tensor.Array) -> None:
     if spec.categories:
         allowed = {c.encode() for c in spec.categories} if spec.datatype == "BYTES" else set(spec.categories)
         for value in array.ravel():
@@ -162,9 +161,7 @@ def _check_values(check: _Check, array: tensor.Array) -> None:
             if seen not in allowed:
                 raise errors.InvalidInput(f"input '{spec.name}' has a value outside its {len(allowed)} categories")
         return
-    if spec.missing == "refuse" and array.dtype.kind == "f" and _has_nan(array):
-        raise errors.InvalidInput(f"input '{spec.name}' has missing values (NaN): the model takes none")
-    if (spec.minimum is None and spec.maximum is None) or array.dtype.kind not in "fiu" or array.size == 0:
+    if array.dtype.kind not in "fiu" or array.size == 0:
         return
     # These two pass over NaN, and say nothing when there is nothing else.
     low, high = np.fmin.reduce(array, axis=None), np.fmax.reduce(array, axis=None)

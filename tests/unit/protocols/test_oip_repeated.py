@@ -94,7 +94,7 @@ def test_texts_and_checked_values_are_not_kept(make_view: View, make_head: MakeH
     spec = signature.TensorSpec("x", "FP32", ("batch", 3), maximum=10)
     ranged = signature.Signature((spec,), (signature.TensorSpec("y", "FP32", ("batch",)),))
     checked = contract.Contract(ranged, max_rows=8, max_elements=64)
-    assert checked.reads_values
+    assert checked.bounds_values
     view = make_view((("x", "FP32", ("batch", 3)),))
     values = {name: getattr(view, name) for name in view.__struct_fields__}
     strict = directory.ModelView(**{**values, "signature": ranged, "contract": checked})
