@@ -24,7 +24,7 @@ from windlass.storage import tables
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 60.0
-_ASK_AGAIN_S = (0.001, 0.01)
+_ASK_AGAIN_S = (0.002, 0.02)
 # Below this, a checkpoint racing a commit can corrupt a WAL (fixed in 3.51.3).
 _WAL_SAFE = (3, 51, 3)
 _MIGRATION_LOCK = 0x77696E64  # "wind"
@@ -204,24 +204,26 @@ def _begin(connection: sa.Connection) -> None:
         return
     # SQLite itself asks ever more rarely the longer it has waited, so that among many writers some wait forever.
     # Asking at one pace gives all the same chance.
+    driver: Any = connection.connection.dbapi_connection
     deadline = time.monotonic() + BUSY_TIMEOUT_S
-    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    driver.execute("PRAGMA busy_timeout=0")
     try:
-        while not _began(connection, last=time.monotonic() >= deadline):
+        while _busy(driver) and time.monotonic() < deadline:
             time.sleep(random.uniform(*_ASK_AGAIN_S))
+        if not driver.in_transaction:
+            # Once more by the way on which SQLAlchemy sees the error.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
     finally:
-        connection.exec_driver_sql(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        driver.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
 
 
-def _began(connection: sa.Connection, *, last: bool) -> bool:
-    """Whether the write lock was free; on the last try the error is raised."""
+def _busy(driver: Any) -> bool:
+    """Try to begin; whether somebody else is writing. Without SQLAlchemy, whose errors cost more than the question."""
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    except exc.OperationalError as e:
-        if last or getattr(e.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-            raise
-        return False
-    return True
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as e:
+        return e.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+    return False
 
 
 def _revision(connection: sa.Connection) -> str:

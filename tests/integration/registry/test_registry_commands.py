@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from windlass import references
 from windlass.cli import main, models
 from windlass.packaging import archive
 from windlass.registry import registry as registries
@@ -79,7 +80,7 @@ def test_history_answers_what_was_in_production_who_moved_it_and_why(run: Run) -
     assert code == 0
     rows = [line.split() for line in out.splitlines()[1:]]
     assert [row[4:7] for row in rows] == [["move", "-", "@1"], ["move", "@1", "@2"], ["rollback", "@2", "@1"]]
-    assert {row[7] for row in rows} == {models.actor()}
+    assert {row[7] for row in rows} == {references.actor()}
     events = json.loads(run("--json", "models", "history", "digits")[1])
     code, out, _ = run("--json", "models", "history", "digits", "production", "--at", "2999-01-01T00:00")
     assert json.loads(out) == [events[-1]]

@@ -109,6 +109,8 @@ def kill_cycles(place: Any, push: Push, fork: Fork, cycles: int) -> Ledger:
         status, lines = worker.finish()
         assert status == -9
         ledger.note(lines)
+        # The machine may be busier now than it was: keep about two kills in three after an acknowledged push.
+        a_round *= 0.95 if any(line.startswith("push") for line in lines) else 1.1
         if cycle % 4 == 3:
             ledger.check(registry)
     ledger.check_all(registry)
@@ -122,7 +124,7 @@ def kill_cycles(place: Any, push: Push, fork: Fork, cycles: int) -> Ledger:
 def test_what_was_acknowledged_survives_kill_9(place: Any, push: Push, fork: Fork) -> None:
     cycles = 200 if place.url.startswith("sqlite") else 50
     ledger = kill_cycles(place, push, fork, cycles)
-    assert len(ledger.pushed) > cycles // 4, "the drill killed before there was anything to lose"
+    assert len(ledger.pushed) > cycles // 5, "the drill killed before there was anything to lose"
     assert ledger.moved
 
 
