@@ -162,7 +162,7 @@ def test_a_thousand_stops_under_load_lose_nothing(packages: Any, tmp_path: Path)
 
 @pytest.mark.promise("P-43")
 def test_a_request_longer_than_the_grace_is_told(start_server: Callable[..., Any], packages: Any) -> None:
-    server = start_server(packages.echo("slow", run_ms=2_500), grace_s=0.2)
+    server = start_server(packages.echo("slow", run_ms=800), grace_s=0.2)
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         asked = threads.submit(lambda: httpx.post(f"{server.url}/v2/models/slow/infer", content=ROW, timeout=20))
         time.sleep(0.2)
