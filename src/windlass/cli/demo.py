@@ -17,7 +17,7 @@ from windlass.client import inference as clients
 from windlass.client import load as loads
 from windlass.serving import launch
 
-_EPOCHS = {1: 8, 2: 20}
+_EPOCHS = {1: 3, 2: 20}
 _LOAD_S = 3.0
 
 
@@ -169,7 +169,7 @@ def _load(context: output.Context, server: launch.Server, trained: list[demo_mod
 
 
 def _second_version(context: output.Context, server: launch.Server, trained: list[demo_models.Trained]) -> None:
-    _say(context, "\n6. A better version of digits, moved in and out under load")
+    _say(context, "\n6. A second version of digits, trained for longer, moved in and out under load")
     with progress.bar(context, "training digits for longer", _EPOCHS[2]) as step:
         better = demo_models.digits(_EPOCHS[2], step)
     version = _package(context, better)
@@ -180,7 +180,7 @@ def _second_version(context: output.Context, server: launch.Server, trained: lis
     try:
         time.sleep(0.5)
         _command(context, f"windlass models alias digits production {version.version}")
-        _move(context, "digits", version.version, "better on held-out rows")
+        _move(context, "digits", version.version, "trained for longer")
         time.sleep(0.7)
         _command(context, "windlass models alias digits production --rollback")
         _move(context, "digits", None, "the demo goes back")
