@@ -5,7 +5,6 @@ Must never import a room before a command needs it: `windlass --help` answers at
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,41 +13,20 @@ import click
 
 import windlass
 from windlass import errors
+from windlass.cli import lazy
 
-# verb: (where it is, what `windlass --help` says of it)
-COMMANDS = {
-    "demo": ("demo:demo", "From three trained models to answering endpoints, in a few minutes."),
-    "package": ("package:package", "Capture a trained model, check it and register it as a new version."),
-    "inspect": ("inspect:inspect", "Show a version's manifest: signature, files, limits, lineage."),
-    "verify": ("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
-    "models": ("models:models", "List, show, alias, import, export and delete models."),
-    "serve": ("serve:serve", "Answer over HTTP with these versions."),
-    "predict": ("predict:predict", "Ask a model: a version here, or a server's URL."),
+VERBS = {
+    "demo": lazy.Late("demo:demo", "From three trained models to answering endpoints, in a few minutes."),
+    "package": lazy.Late("package:package", "Capture a trained model, check it and register it as a new version."),
+    "inspect": lazy.Late("inspect:inspect", "Show a version's manifest: signature, files, limits, lineage."),
+    "verify": lazy.Late("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
+    "models": lazy.Late("models:models", "List, show, alias, import, export and delete models."),
+    "serve": lazy.Late("serve:serve", "Answer over HTTP with these versions."),
+    "predict": lazy.Late("predict:predict", "Ask a model: a version here, or a server's URL."),
 }
 
 
-class _Verbs(click.Group):
-    """Imports a verb's file when it is used; the help text comes from the table."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        return load(cmd_name) if cmd_name in COMMANDS else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-
-def load(name: str) -> click.Command:
-    """The command of a verb."""
-    module, _, attribute = COMMANDS[name][0].partition(":")
-    command: click.Command = getattr(importlib.import_module(f"windlass.cli.{module}"), attribute)
-    return command
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=lazy.Group, late=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=click.Path(path_type=Path), help="Where models are kept (WINDLASS_HOME; .windlass).")
 @click.option("--config", type=click.Path(path_type=Path), help="The settings file (windlass.toml).")
 @click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout.")

@@ -30,7 +30,14 @@ def opened(context: output.Context) -> Iterator[registries.Registry]:
         registry.close()
 
 
-@click.group(cls=lazy.Group, late={"alias": "alias:alias", "import": "transfer:import_", "export": "transfer:export"})
+_LATE = {
+    "alias": lazy.Late("alias:alias", "Point an alias of a model to a version, or back."),
+    "import": lazy.Late("transfer:import_", "Register the package in a file or folder."),
+    "export": lazy.Late("transfer:export", "Write a version to a file or folder."),
+}
+
+
+@click.group(cls=lazy.Group, late=_LATE)
 def models() -> None:
     """List, show, alias, import, export and delete models."""
 
