@@ -305,7 +305,10 @@ def _narrow(flat: tensor.Array, datatype: str, dtype: np.dtype[Any], name: str) 
 def _commas_exceed(data: bytes, datatype: str, count: int) -> bool:
     """Whether there are more commas than `count` numbers need, flat or nested. Texts may hold commas of their own."""
     # numpy counts six times faster than bytes.count where there is much to count.
-    return datatype != "BYTES" and np.count_nonzero(np.frombuffer(data, np.uint8) == _COMMA) > max(count - 1, 0)
+    if datatype == "BYTES":
+        return False
+    commas = int(np.count_nonzero(np.frombuffer(data, np.uint8) == _COMMA))
+    return commas > max(count - 1, 0)
 
 
 def _too_many(name: str, max_elements: int) -> errors.InvalidInput:
