@@ -17,7 +17,7 @@ from windlass.client import inference as clients
 from windlass.client import load as loads
 from windlass.serving import launch
 
-_EPOCHS = {1: 4, 2: 20}
+_EPOCHS = {1: 6, 2: 12}
 _LOAD_S = 3.0
 
 
