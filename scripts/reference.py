@@ -56,8 +56,8 @@ def cli() -> str:
                     yield from walk(child, f"{path} {name}", context)
 
     intro = (
-        "Results go to stdout, progress and log to stderr. `--json` gives results as JSON, `--quiet` leaves out the\n"
-        "progress; both stand before the command: `windlass --json models list`. A reference is `name` (its alias\n"
+        "Results go to stdout, progress and log to stderr. Every command takes `--json`, for results as JSON, and\n"
+        "`--quiet`, which leaves out the progress. A reference is `name` (its alias\n"
         "`production`, else the newest version that is READY), `name@3`, `name:alias`, `name@sha256:...`, or the path\n"
         "of a package. Exit codes are in [errors](errors.md).\n\n"
     )
