@@ -51,7 +51,9 @@ def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[s
                 name = resolved.name
                 arm = spec.Arm(resolved.digest, str(resolved.version), store=configuration.store_root, ref=text)
             if name in found:
-                raise errors.UsageError(f"'{name}' is named twice: one endpoint answers with one version.")
+                raise errors.UsageError(
+                    f"'{name}' is named twice: one endpoint answers with one version.", hint="Name each model once."
+                )
             found[name] = spec.Endpoint(name=name, arms=(arm,))
     finally:
         if registry is not None:

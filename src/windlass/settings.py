@@ -67,7 +67,7 @@ def load(
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise errors.UsageError(f"{path.name} is not valid TOML: {e}") from None
     elif file is not None:
-        raise errors.NotFound(f"there is no settings file {file}")
+        raise errors.NotFound(f"There is no settings file {file}.", hint="Check the path given with --config.")
     for name, text in (os.environ if environ is None else environ).items():
         if name.startswith(PREFIX):
             _set(values, name.removeprefix(PREFIX).lower().split("__"), text)
@@ -77,7 +77,12 @@ def load(
     try:
         return Settings.model_validate(values)
     except pydantic.ValidationError as e:
-        raise errors.UsageError(_sentence(e)) from None
+        raise _wrong(e) from None
+
+
+def colours_wanted(environ: Mapping[str, str] | None = None) -> bool:
+    """False where the user asked for no colours at all (no-color.org)."""
+    return not (os.environ if environ is None else environ).get("NO_COLOR")
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
@@ -89,16 +94,15 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     values[keys[-1]] = value
 
 
-def _sentence(error: pydantic.ValidationError) -> str:
+def _wrong(error: pydantic.ValidationError) -> errors.UsageError:
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
-    dotted = ".".join(where)
+    dotted = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"the setting '{dotted}' is wrong: {first['msg']}"
+        return errors.UsageError(f"The setting '{dotted}' is wrong: {first['msg']}.", hint="Mend it where it is set.")
     known = _keys(Settings)
     close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-    nearest = f" Did you mean '{close[0]}'?" if close else f" Known: {', '.join(known)}."
-    return f"there is no setting '{dotted}'.{nearest}"
+    hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+    return errors.UsageError(f"There is no setting '{dotted}'.", hint=hint)
 
 
 def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:

@@ -35,7 +35,9 @@ def alias(
 ) -> None:
     """Point ALIAS of the model NAME to VERSION, and tell the running servers of this home that follow it."""
     if (version is not None) + rollback + remove != 1:
-        raise errors.UsageError("say where the alias goes: a VERSION, --rollback or --remove.")
+        raise errors.UsageError(
+            "Nothing says where the alias goes.", hint="Give one of: a VERSION, --rollback, --remove."
+        )
     with models.opened(context) as registry:
         who = references.actor()
         if rollback:

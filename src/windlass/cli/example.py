@@ -23,9 +23,9 @@ _MAX_BYTES = 1 << 30
 def tensors(path: Path) -> tensor.Tensors:
     """Arrays by input name from `.npz`, `.npy` (one input), `.json` or `.csv` (a column each)."""
     if not path.is_file():
-        raise errors.NotFound(f"there is no file {path}")
+        raise errors.NotFound(f"There is no file {path}.", hint="Check the path given with --example.")
     if path.stat().st_size > _MAX_BYTES:
-        raise errors.UsageError(f"{path} is larger than {_MAX_BYTES >> 20} MiB: a few hundred rows are enough")
+        raise errors.UsageError(f"{path} is larger than {_MAX_BYTES >> 20} MiB.", hint="A few hundred rows are enough.")
     try:
         if path.suffix == ".npy":
             return {"": np.load(path, allow_pickle=False)}
@@ -33,12 +33,14 @@ def tensors(path: Path) -> tensor.Tensors:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except (ValueError, OSError) as e:
-        raise errors.UsageError(f"{path} cannot be read as numpy arrays: {e}") from None
+        raise errors.UsageError(
+            f"{path} cannot be read as numpy arrays: {e}.", hint="Write it with numpy.save or savez, without objects."
+        ) from None
     if path.suffix == ".json":
         return sdk.tensors(strict_json.loads(path.read_bytes(), what=str(path), max_bytes=_MAX_BYTES))
     if path.suffix == ".csv":
         return _columns(path)
-    raise errors.UsageError(f"{path} is no example that can be read: give .npz, .npy, .json or .csv")
+    raise errors.UsageError(f"{path} is no example that can be read.", hint="Give .npz, .npy, .json or .csv.")
 
 
 def labels(text: str) -> tuple[str, ...]:
@@ -58,7 +60,7 @@ def transform(text: str) -> draft.TransformDraft:
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise errors.UsageError(f"'{pair}' is no parameter: write {kind}:key=value,key=value")
+            raise errors.UsageError(f"'{pair}' is no parameter.", hint=f"Write {kind}:key=value,key=value")
         try:
             parameters[key.strip()] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -70,7 +72,7 @@ def _columns(path: Path) -> tensor.Tensors:
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     if len(rows) < 2:
-        raise errors.UsageError(f"{path} has no rows under its header")
+        raise errors.UsageError(f"{path} has no rows under its header.", hint="Give a header and real rows.")
     columns: tensor.Tensors = {}
     for index, name in enumerate(rows[0]):
         cells = [row[index] if index < len(row) else "" for row in rows[1:]]

@@ -52,10 +52,7 @@ def run(arguments: list[str] | None = None) -> int:
     try:
         result: Any = cli.main(arguments, prog_name="windlass", standalone_mode=False)
     except errors.WindlassError as e:
-        click.secho("Error: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(e.message, err=True)
-        if e.hint:
-            click.echo(e.hint, err=True)
+        _complain(e)
         return e.exit_code
     except click.exceptions.Abort:
         click.echo("Interrupted: nothing was left half done.", err=True)
@@ -70,6 +67,16 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     return result if isinstance(result, int) else 0
+
+
+def _complain(error: errors.WindlassError) -> None:
+    from windlass import settings
+
+    colour = None if settings.colours_wanted() else False
+    click.secho("Error: ", fg="red", bold=True, nl=False, err=True, color=colour)
+    click.echo(error.message, err=True)
+    if error.hint:
+        click.echo(error.hint, err=True)
 
 
 if __name__ == "__main__":

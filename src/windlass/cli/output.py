@@ -31,7 +31,7 @@ class Context:
     def say(self, text: str) -> None:
         """A line of progress or explanation, on stderr."""
         if not self.quiet:
-            click.echo(text, err=True)
+            click.echo(text, err=True, color=None if settings.colours_wanted() else False)
 
     def result(self, value: Any, text: str | Callable[[], str]) -> None:
         """The result on stdout: `value` as one line of JSON with `--json`, else the text."""

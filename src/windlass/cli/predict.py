@@ -90,7 +90,9 @@ def _read(path: str, media_type: str) -> tuple[bytes, str]:
         return sys.stdin.buffer.read(), media_type or "application/json"
     file = Path(path)
     if not file.is_file():
-        raise errors.NotFound(f"There is no file {path}.")
+        raise errors.NotFound(
+            f"There is no file {path}.", hint="Check the path given with --input, or write - for stdin."
+        )
     kind = media_type or _MEDIA.get(file.suffix.lower(), "")
     if not kind:
         raise errors.UsageError(f"'{file.suffix}' does not say what {path} is.", hint="Say it with --media-type.")

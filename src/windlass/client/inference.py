@@ -75,7 +75,8 @@ class Client:
                 hint="Is the server running? Start it: windlass serve NAME",
             ) from None
         if answer.is_error:
-            raise _KINDS.get(answer.status_code, errors.InternalError)(_message(answer))
+            message, hint = _told(answer)
+            raise _KINDS.get(answer.status_code, errors.InternalError)(message, hint=hint)
         return answer
 
     def close(self) -> None:
@@ -136,11 +137,12 @@ def _infer_response(answer: httpx.Response) -> tensor.Tensors:
     return outputs
 
 
-def _message(answer: httpx.Response) -> str:
+def _told(answer: httpx.Response) -> tuple[str, str]:
+    """The server's sentence and its hint."""
     try:
         told = msgspec.json.decode(answer.content)["error"]
     except (msgspec.DecodeError, KeyError, TypeError):
-        return f"the server answered {answer.status_code}"
+        return f"the server answered {answer.status_code}", ""
     if isinstance(told, dict):
-        return f"{told.get('message', '')} {told.get('hint', '')}".strip()
-    return str(told)
+        return str(told.get("message", "")), str(told.get("hint", ""))
+    return str(told), ""

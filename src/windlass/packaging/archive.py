@@ -79,7 +79,7 @@ def open_path(path: Path) -> Package:
         if stat.S_ISREG(status.st_mode):
             return _open_zip(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise errors.NotFound(f"There is no package at '{path}'.") from None
+        raise errors.NotFound(f"There is no package at '{path}'.", hint="Check the path.") from None
     except OSError as e:
         raise errors.Unavailable(f"The package at '{path}' cannot be read: {e.strerror}.") from None
     raise errors.CorruptPackage(f"'{path}' is neither a folder nor a regular file.")

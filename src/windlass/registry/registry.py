@@ -250,7 +250,10 @@ class Registry:
             if ref.kind == "digest":
                 found = version_rows.alive(connection, ref.name, ref.digest)
                 if found is None:
-                    raise errors.NotFound(f"'{ref.name}' has no version with the digest {ref.digest}.")
+                    raise errors.NotFound(
+                        f"'{ref.name}' has no version with the digest {ref.digest}.",
+                        hint=f"See: windlass models list {ref.name}",
+                    )
                 return found
             alias = ref.alias or refs.PRODUCTION
             number, _ = aliases.pointing(connection, ref.name, alias)
@@ -258,7 +261,10 @@ class Registry:
                 return version_rows.numbered(connection, ref.name, number)
             if ref.kind == "alias":
                 known = ", ".join(sorted({e.alias for e in aliases.history(connection, ref.name)})) or "none"
-                raise errors.NotFound(f"'{ref.name}' has no alias '{alias}'; its aliases: {known}.")
+                raise errors.NotFound(
+                    f"'{ref.name}' has no alias '{alias}'; its aliases: {known}.",
+                    hint=f"Set it: windlass models alias {ref.name} {alias} VERSION",
+                )
             found = version_rows.newest_ready(connection, ref.name)
             if found is None:
                 raise errors.NotFound(

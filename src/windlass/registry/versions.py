@@ -120,7 +120,9 @@ def numbered(connection: sa.Connection, name: str, number: int) -> Version:
     ).one_or_none()
     if row is None:
         newest = max(v.version for v in every(connection, name))
-        raise errors.NotFound(f"'{name}' has no version {number}: its newest is {newest}.")
+        raise errors.NotFound(
+            f"'{name}' has no version {number}: its newest is {newest}.", hint=f"See: windlass models list {name}"
+        )
     return _version(row)
 
 

@@ -36,8 +36,9 @@ def check_name(name: str) -> str:
     """The name, if it is one: lower-case letters, digits, `.`, `_`, `-`; 1 to 128; no `..`; else `UsageError`."""
     if not NAME.fullmatch(name) or ".." in name:
         raise errors.UsageError(
-            f"'{name[:140]!s}' is no model name: use 1 to 128 lower-case letters, digits, '.', '_' or '-', "
-            "beginning and ending with a letter or digit, without '..'"
+            f"'{name[:140]!s}' is no model name.",
+            hint="Use 1 to 128 lower-case letters, digits, '.', '_' or '-', beginning and ending with a letter or "
+            "digit, without '..'.",
         )
     return name
 
@@ -46,8 +47,8 @@ def check_alias(alias: str) -> str:
     """The alias, if it is one; else `UsageError`."""
     if not ALIAS.fullmatch(alias) or ".." in alias:
         raise errors.UsageError(
-            f"'{alias[:80]!s}' is no alias: use 1 to 64 lower-case letters, digits, '.', '_' or '-', "
-            "beginning with a letter, without '..'"
+            f"'{alias[:80]!s}' is no alias.",
+            hint="Use 1 to 64 lower-case letters, digits, '.', '_' or '-', beginning with a letter, without '..'.",
         )
     return alias
 
@@ -63,7 +64,9 @@ def parse(text: str) -> Ref:
             return Ref(kind="digest", name=name, digest=tail)
         if _VERSION.fullmatch(tail):
             return Ref(kind="version", name=name, version=int(tail))
-        raise errors.UsageError(f"'{tail[:80]}' is no version: write {name}@3 or {name}@sha256:<64 hex digits>")
+        raise errors.UsageError(
+            f"'{tail[:80]}' is no version.", hint=f"Write {name}@3 or {name}@sha256:<64 hex digits>."
+        )
     if ":" in text:
         name, _, alias = text.partition(":")
         return Ref(kind="alias", name=check_name(name), alias=check_alias(alias))
