@@ -15,7 +15,7 @@ Must never carry anything internal (a path of the server, a stack, an address) i
     ├── CorruptPackage          bytes are not what their digest says, or the archive breaks a rule
     ├── Unsupported             known, but not done here
     ├── Unavailable             try again later
-    │   ├── Overloaded · RateLimited · DeadlineExceeded · StoreReadOnly
+    │   ├── Overloaded · DeadlineExceeded · StoreReadOnly
     ├── Cancelled               the caller left
     └── InternalError           a fault of ours or of the model's run
 """
@@ -157,12 +157,6 @@ class Overloaded(Unavailable):
     """The queue is full; the request never reached the model."""
 
     code = "overloaded"
-
-
-class RateLimited(Unavailable):
-    """The caller's own limit is spent."""
-
-    code = "rate_limited"
 
 
 class DeadlineExceeded(Unavailable):

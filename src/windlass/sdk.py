@@ -49,17 +49,18 @@ def package(
 
     `model`: a live object of any framework in the catalogue, a path, or `module:factory`. `example`: real inputs (an
     array, a dict of arrays by input name, a data frame). `transforms` are `{"kind": ..., parameters ...}`. `more` are
-    fields of the card (`description`, `licence`, `owner`, `intended_use`) and of capture (`max_batch`, `dynamic`,
+    fields of the card (`description`, `licence`, `owner`, `intended_use`) and of capture (`max_batch` rows, `dynamic`,
     `input_names`, `output_names`, `batched`, `seed`). `GateRefused` if a check says no: nothing is registered then.
     """
     configuration = settings.load({"home": home})
+    max_batch = more.pop("max_batch", None)
     card = {key: more.pop(key) for key in manifest.Card.__struct_fields__ if key in more}
     unknown = [key for key in more if key not in base.Options.__struct_fields__]
     if unknown:
         raise errors.UsageError(f"package() takes no '{unknown[0]}'. {refs.nearest(unknown[0], _OPTIONS)}".strip())
     options = base.Options(
         example=None if example is None else tensors(example),
-        labels=tuple(labels),
+        labels=tuple(str(label) for label in labels),
         transforms=tuple(transform_draft(t) for t in transforms),
         **more,
     )
@@ -67,6 +68,7 @@ def package(
         model,
         name=refs.check_name(name),
         options=options,
+        max_batch=max_batch,
         card=manifest.Card(**card),
         progress=progress,
         verdicts=configuration.home / "verdicts",

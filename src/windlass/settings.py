@@ -40,7 +40,6 @@ class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
     """Everything that can be set. `home` holds the registry, the blobs and the sockets of running servers."""
 
     home: Path = Path(".windlass")
-    server: str = ""
     registry: Registry = Registry()
     serve: Serve = Serve()
 

@@ -49,4 +49,7 @@ def alias(
                 name, alias, version, actor=who, reason=reason, expected_generation=if_generation, force=force
             )
     context.result(event, lambda: f"{event.name}:{event.alias} -> {models.at(event.to_version)}")
-    follow.alias_moved(context, name, alias)
+    if remove:
+        context.say("Servers that followed it keep what they have.")
+    else:
+        follow.alias_moved(context, name, alias)

@@ -24,7 +24,7 @@ from windlass.types import manifest, refs
 @click.option("--example", type=click.Path(path_type=Path), help="Real inputs: .npz, .npy, .json or .csv.")
 @click.option("--labels", default="", help="Class labels: a file, one a line, or a list with commas.")
 @click.option("--transform", "transforms", multiple=True, help="kind:key=value,... or a TOML file; may be repeated.")
-@click.option("--max-batch", default=128, show_default=True, help="The most rows one request may hold.")
+@click.option("--max-batch", type=click.IntRange(1), help="The most rows of one request.  [128; tables 1024]")
 @click.option("--description", default="", help="A sentence for the model card.")
 @click.option(
     "--output", "file", type=click.Path(path_type=Path), help="Also write the package to this .windlass file."
@@ -38,7 +38,7 @@ def package(
     example: Path | None,
     labels: str,
     transforms: tuple[str, ...],
-    max_batch: int,
+    max_batch: int | None,
     description: str,
     file: Path | None,
     allow_weaker_sandbox: bool,
@@ -52,13 +52,13 @@ def package(
         example=None if example is None else examples.tensors(example),
         labels=examples.labels(labels) if labels else (),
         transforms=tuple(examples.transform(text) for text in transforms),
-        max_batch=max_batch,
     )
     with progress.steps(context, f"Packaging {name}") as step:
         made = packages.package(
             source,
             name=refs.check_name(name),
             options=options,
+            max_batch=max_batch,
             card=manifest.Card(description=description),
             progress=step,
             verdicts=context.settings.home / "verdicts",

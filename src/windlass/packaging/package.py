@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from windlass import errors, plugins
 from windlass.packaging import archive, build, draft, external_data, parity, probation
 from windlass.packaging.capture import base, onnx_graph, sandboxed
@@ -36,6 +38,7 @@ def package(
     *,
     name: str,
     options: base.Options = base.Options(),  # noqa: B008 - frozen
+    max_batch: int | None = None,
     card: manifest.Card = manifest.Card(),  # noqa: B008 - frozen
     progress: Callable[[str], None] = lambda _: None,
     verdicts: Path | None = None,
@@ -43,12 +46,14 @@ def package(
 ) -> Packaged:
     """Package a model: a live object, a path, or `module:factory`. `progress` is told each step as it begins.
 
-    `CaptureFailed` if it cannot be exported, `GateRefused` if a check says no, `NotFound` or `UsageError` if the source
-    is nothing that can be captured. `verdicts` is the folder where probation keeps what it found; `allow_weaker` runs
-    the sandbox with what walls this machine has.
+    `max_batch` is the most rows of one request; None is what suits the source. `verdicts` is the folder where probation
+    keeps what it found; `allow_weaker` runs the sandbox with what walls this machine has. `CaptureFailed` if the model
+    cannot be exported, `GateRefused` if a check says no, `NotFound` or `UsageError` if the source is nothing that can
+    be captured.
     """
     found = resolve(source)
     entry, plugin = choose(found)
+    options = msgspec.structs.replace(options, max_batch=max_batch or plugin.max_batch)
     progress(f"Capturing with {entry.name}")
     drafted = _capture(found, entry, plugin, options, allow_weaker=allow_weaker)
     progress("Checking the graph")

@@ -26,7 +26,6 @@ _OUTCOMES: dict[type[errors.WindlassError], int] = {
     errors.Cancelled: counters.CANCELLED,
     errors.DeadlineExceeded: counters.EXPIRED,
     errors.Overloaded: counters.REJECTED,
-    errors.RateLimited: counters.REJECTED,
     errors.Unavailable: counters.REJECTED,
     errors.InvalidInput: counters.REJECTED,
     errors.NotFound: counters.REJECTED,

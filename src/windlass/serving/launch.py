@@ -12,6 +12,7 @@ import os
 import secrets
 import select
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -36,12 +37,22 @@ def prepare(wanted: spec.Spec, home: Path) -> Path:
     name = secrets.token_hex(4)
     control = str(run / f"{name}.sock")
     if len(control.encode()) > _LONGEST_SOCKET:
-        control = str(Path(tempfile.mkdtemp(prefix="windlass-")) / "control")
+        control = str(_own_folder() / f"{name}.sock")
     verdicts = wanted.verdicts or str(home.absolute() / "verdicts")
     path = run / f"{name}.json"
     path.write_bytes(strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts)))
     path.chmod(0o600)
     return path
+
+
+def _own_folder() -> Path:
+    """A folder with a short path that only this user can enter."""
+    folder = Path(tempfile.gettempdir()) / f"windlass-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise errors.NotAllowed(f"{folder} is not this user's own folder.", hint="Remove it, or use a shorter --home.")
+    return folder
 
 
 def command(path: Path, *, quiet: bool = False, ready_fd: int | None = None) -> list[str]:
@@ -80,7 +91,11 @@ def _answers(control: str) -> bool:
 
 
 class Server:
-    """A server started from this process; it ends with the `with` block, or when `stop` is called."""
+    """A server started from this process; it ends with the `with` block, or when `stop` is called.
+
+    `url` is where it answers, `admin_url` where its metrics and status are, `control` its control socket, `pid` its
+    process.
+    """
 
     def __init__(self, wanted: spec.Spec, home: Path, *, log: Path | None = None, timeout_s: float = 120.0) -> None:
         """Start it and wait until its models answer; `WindlassError` with its own words if it does not."""

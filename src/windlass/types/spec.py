@@ -22,7 +22,6 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     path: str = ""
     store: str = ""
     ref: str = ""
-    share: float = 1.0
 
 
 class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -58,7 +57,6 @@ class ServerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     max_header_bytes: int = 16_384
     max_headers: int = 100
     max_body: int = 67_108_864
-    max_json_depth: int = 32
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     min_body_rate: int = 1_024

@@ -34,10 +34,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class CaptureSource(Protocol):
-    """The plugin: one framework. `carries_code` means that reading a file of it may run what the file says."""
+    """The plugin: one framework. `carries_code` means that reading a file of it may run what the file says.
+
+    `max_batch` is the most rows of one request where the user does not say.
+    """
 
     name: ClassVar[str]
     carries_code: ClassVar[bool]
+    max_batch: ClassVar[int]
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

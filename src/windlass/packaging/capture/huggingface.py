@@ -42,6 +42,7 @@ class HuggingFace:
 
     name: ClassVar[str] = "huggingface"
     carries_code: ClassVar[bool] = False
+    max_batch: ClassVar[int] = 128
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

@@ -27,6 +27,7 @@ class LightGBMModel:
     name: ClassVar[str] = "lightgbm"
     # Its files hold no code, but a native parser reads them that was not written for hostile ones.
     carries_code: ClassVar[bool] = True
+    max_batch: ClassVar[int] = 1024
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

@@ -25,6 +25,7 @@ class OnnxFile:
 
     name: ClassVar[str] = "onnx"
     carries_code: ClassVar[bool] = False
+    max_batch: ClassVar[int] = 128
 
     @classmethod
     def accepts(cls, source: Any) -> bool:
@@ -52,7 +53,7 @@ class OnnxFile:
         example, synthetic = _example(spec, options)
         recorded = trials.record(_reference(files), spec, example, max_batch=options.max_batch, seed=options.seed)
         transforms, decided = labels.transforms(options, spec, recorded.trials)
-        producer = f"{model.producer_name} {model.producer_version}".strip()
+        producer = f"{model.producer_name or ''} {model.producer_version or ''}".strip()
         framework = f"onnx ({producer})" if producer else "onnx"
         return draft.Draft(
             files=files,

@@ -26,6 +26,7 @@ class SklearnModel:
 
     name: ClassVar[str] = "sklearn"
     carries_code: ClassVar[bool] = True
+    max_batch: ClassVar[int] = 1024
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

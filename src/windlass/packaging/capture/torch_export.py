@@ -22,6 +22,7 @@ class TorchExport:
 
     name: ClassVar[str] = "torch_export"
     carries_code: ClassVar[bool] = True
+    max_batch: ClassVar[int] = 128
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

@@ -17,6 +17,7 @@ class TorchModule:
 
     name: ClassVar[str] = "torch_module"
     carries_code: ClassVar[bool] = False
+    max_batch: ClassVar[int] = 128
 
     @classmethod
     def accepts(cls, source: Any) -> bool:

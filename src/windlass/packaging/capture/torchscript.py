@@ -20,6 +20,7 @@ class TorchScript:
 
     name: ClassVar[str] = "torchscript"
     carries_code: ClassVar[bool] = True
+    max_batch: ClassVar[int] = 128
 
     @classmethod
     def accepts(cls, source: Any) -> bool:
