@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -233,6 +234,15 @@ def _shown(shown: registries.Shown) -> str:
     lines += [f"  {label:<11}{value}" for label, value in fields.items() if value]
     for found in shown.evidence:
         e = found.evidence
-        numbers = ", ".join(f"{key}={value}" for key, value in e.statistics.items())
-        lines.append(f"  {'evidence':<11}{e.kind} {e.verdict}, {_when(found.at)} by {found.actor}  {numbers}".rstrip())
+        lines.append(f"  {'evidence':<11}{e.kind} {e.verdict}, {_when(found.at)} by {found.actor}")
+        lines += [f"    {key:<16}{_plain(value)}" for key, value in e.statistics.items() if value not in ("", [], {})]
     return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    """A finding's value as people read it: no brackets, quotes or more digits than count."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_plain(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(inner) for inner in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
