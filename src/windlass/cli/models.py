@@ -235,7 +235,7 @@ def _shown(shown: registries.Shown) -> str:
     for found in shown.evidence:
         e = found.evidence
         lines.append(f"  {'evidence':<11}{e.kind} {e.verdict}, {_when(found.at)} by {found.actor}")
-        lines += [f"    {key:<16}{_plain(value)}" for key, value in e.statistics.items() if value not in ("", [], {})]
+        lines += [f"    {key:<18}{_plain(value)}" for key, value in e.statistics.items() if value not in ("", [], {})]
     return "\n".join(lines)
 
 
