@@ -7,9 +7,13 @@ The public face is `package`, `serve`, `Client` and `Version`; each is imported 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# onnxruntime's wheels write to the user's cache and report to their maker unless told not to before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _PUBLIC = {
     "Client": "windlass.client.inference:Client",

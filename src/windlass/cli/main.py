@@ -5,6 +5,7 @@ Must never import a room before a command needs it: `windlass --help` answers at
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -44,29 +45,40 @@ def cli(context: click.Context, home: Path | None, config: Path | None, as_json:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, and end with the exit code that the error says."""
-    sys.exit(run(arguments))
+    code = run(arguments)
+    # What was said holds: an interrupt while Python takes itself down must not turn success into a failure.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; its exit code. An error says what happened, why, and the next command to try."""
     try:
         result: Any = cli.main(arguments, prog_name="windlass", standalone_mode=False)
-    except errors.WindlassError as e:
-        _complain(e)
-        return e.exit_code
-    except click.exceptions.Abort:
-        click.echo("Interrupted: nothing was left half done.", err=True)
-        return errors.Cancelled.exit_code
-    except click.ClickException as e:
-        e.show()
-        return e.exit_code
-    except KeyboardInterrupt:
-        click.echo("Interrupted: nothing was left half done.", err=True)
-        return errors.Cancelled.exit_code
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except (Exception, KeyboardInterrupt) as e:
+        if _interrupted(e):
+            click.echo("Interrupted: nothing was left half done.", err=True)
+            return errors.Cancelled.exit_code
+        if isinstance(e, errors.WindlassError):
+            _complain(e)
+            return e.exit_code
+        if isinstance(e, click.ClickException):
+            e.show()
+            return e.exit_code
+        raise
     return result if isinstance(result, int) else 0
+
+
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind it: one that comes while a library loads comes out as that library's own error."""
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, click.exceptions.Abort)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _complain(error: errors.WindlassError) -> None:
