@@ -35,7 +35,7 @@ class Client:
         """Predictions, one a row, for what a person has.
 
         `data`: text; the bytes of a picture or a CSV file (`media_type` says which where the bytes do not); columns
-        or rows as a dict or a list of dicts; or an array, when the model has one input.
+        or rows as a data frame, a dict or a list of dicts; or an array, when the model has one input.
         """
         body, kind = _body(data, media_type)
         path = f"/predict/{model}/{version}" if version else f"/predict/{model}"
@@ -98,7 +98,10 @@ def _body(data: Data, media_type: str) -> tuple[bytes, str]:
         return data, kind
     if isinstance(data, str):
         return data.encode(), media_type or "text/plain; charset=utf-8"
-    if isinstance(data, Mapping):
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):
+        table: Any = data
+        data = {str(column): table[column].tolist() for column in table.columns}
+    elif isinstance(data, Mapping):
         data = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in data.items()}
     elif hasattr(data, "tolist"):
         data = data.tolist()
