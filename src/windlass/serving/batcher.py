@@ -273,12 +273,14 @@ class Batcher:
         series.queue.observe_all(waited)
         version = self._version
         start = 0
+        arrays = list(outputs.items())
         for call, queued in zip(calls, waited, strict=True):
-            if len(calls) == 1:
-                own = outputs
-            else:
+            own = outputs
+            if len(calls) > 1:
                 stop = start + call.request.rows
-                own = {name: array[start:stop] for name, array in outputs.items()}
+                own = {}
+                for name, array in arrays:
+                    own[name] = array[start:stop]
                 start = stop
             if self._ragged is not None:
                 own = self._ragged.trim(dict(own), call)

@@ -23,15 +23,6 @@ _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _REMEMBERED = 4_096
 
 
-class Permit(msgspec.Struct, frozen=True):
-    """What the door let through. `view` is set when the route asks a model."""
-
-    match: routes.Match
-    caller: identity.Identity
-    view: directory.ModelView | None
-    max_body: int
-
-
 class Door:
     """The checks of one listener, in order: host, origin, route, caller, permission, model, room, size.
 
@@ -71,26 +62,27 @@ class Door:
         self._epoch += 1
         self.memory.forget()
 
-    def admit(self, head: heads.RequestHead) -> Permit:
+    def admit(self, head: heads.RequestHead) -> heads.Permit:
         """The permit; else the error that says why not."""
-        if head.epoch != self._epoch:
-            self._judge(head)
-        match, caller = head.match, head.caller
-        if match is None or caller is None:
-            raise errors.InternalError("a head without a route was let through")
-        if caller.expires_at is not None and caller.expires_at <= self._clock():
+        permit = head.permit
+        if permit is None or head.epoch != self._epoch:
+            permit = self._judge(head)
+        expires_at = permit.caller.expires_at
+        if expires_at is not None and expires_at <= self._clock():
             raise errors.Unauthenticated("this key is not valid")
-        if not match.infers:
-            return Permit(match, caller, None, 0 if match.permission == "health" else self.limits.max_body)
-        view = self._find(match, caller)
+        if permit.infer is None:
+            return permit
+        view = self._find(permit)
         if self.in_flight >= self.limits.max_in_flight:
             raise errors.Overloaded("the server has as many requests in flight as it may")
-        max_body = min(self.limits.max_body, view.limits.max_body)
-        if head.length > max_body:
-            raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {max_body} are accepted")
-        return Permit(match, caller, view, max_body)
+        if view is not permit.view:
+            max_body = min(self.limits.max_body, view.limits.max_body)
+            permit = head.permit = msgspec.structs.replace(permit, view=view, max_body=max_body, series=None)
+        if head.length > permit.max_body:
+            raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {permit.max_body} are accepted")
+        return permit
 
-    def _judge(self, head: heads.RequestHead) -> None:
+    def _judge(self, head: heads.RequestHead) -> heads.Permit:
         """What the head's bytes and the keys alone decide; kept in the head only if it may pass."""
         headers = head.headers
         host = headers.get(b"host", b"")
@@ -110,18 +102,31 @@ class Door:
             raise errors.PayloadTooLarge(
                 f"the body has {head.length} bytes: at most {self.limits.max_body} are accepted"
             )
-        head.match, head.caller, head.epoch = match, caller, self._epoch
-        head.public = base.Head(match.route.method, match.path, match.query, headers)
+        action = match.route.action
+        head.epoch = self._epoch
+        head.permit = heads.Permit(
+            match=match,
+            caller=caller,
+            head=base.Head(match.route.method, match.path, match.query, headers),
+            max_body=0 if match.permission == "health" else self.limits.max_body,
+            infer=action if isinstance(action, base.InferRoute) else None,
+            encoding=headers.get(b"content-encoding", b""),
+            accepts=headers.get(b"accept-encoding", b""),
+            expects=headers.get(b"expect", b"").lower(),
+            timed=b"x-server-timing" in headers,
+        )
+        return head.permit
 
     def models_for(self, caller: identity.Identity) -> directory.ModelDirectory:
         """The models as this caller may see them."""
         return self._models if caller.models is None else visible.Visible(self._models, caller.models)
 
-    def _find(self, match: routes.Match, caller: identity.Identity) -> directory.ModelView:
+    def _find(self, permit: heads.Permit) -> directory.ModelView:
+        match = permit.match
         try:
             return self._models.find(match.model, match.version)
         except errors.NotFound as e:
-            seen = [state.name for state in self.models_for(caller).states()]
+            seen = [state.name for state in self.models_for(permit.caller).states()]
             raise errors.NotFound(e.message, hint=refs.nearest(match.model, seen)) from None
 
     def _check_host(self, host: bytes) -> None:

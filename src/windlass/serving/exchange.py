@@ -14,7 +14,7 @@ import msgspec
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import counters, door, heads, listener, responses
+from windlass.serving import counters, heads, listener, responses
 from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,6 @@ class Peer(Protocol):
         ...
 
 
-class _Asked(msgspec.Struct, frozen=True, gc=False):
-    """What the encoder needs again when the model has answered."""
-
-    head: base.Head
-    view: directory.ModelView
-    action: base.InferRoute
-
-
 class Exchange(msgspec.Struct, eq=False):
     """A request under way. `complete` is called when its last byte is there.
 
@@ -70,7 +62,7 @@ class Exchange(msgspec.Struct, eq=False):
     _head: heads.RequestHead
     keep_alive: bool
     request_id: str
-    permit: door.Permit | None = None
+    permit: heads.Permit | None = None
     response: bytes | None = None
     answered: bool = False
     refused: bool = False
@@ -79,11 +71,9 @@ class Exchange(msgspec.Struct, eq=False):
     _size: int = 0
     _parts: int = 1
     _call: inference.Call | None = None
-    _asked: _Asked | None = None
 
     def admit(self) -> None:
         """Ask the door; a refusal is answered at once and the body is thrown away."""
-        headers = self._head.headers
         try:
             permit = self._listener.door.admit(self._head)
         except errors.WindlassError as e:
@@ -95,11 +85,10 @@ class Exchange(msgspec.Struct, eq=False):
         self.permit = permit
         if permit.view is not None:
             permit.view.lease.hold()
-        if b"expect" in headers:
-            if headers[b"expect"].lower() == b"100-continue":
-                self._connection.send_continue(self)
-            else:
-                self.refuse(errors.InvalidInput("this expectation is not supported: only 100-continue is"))
+        if permit.expects == b"100-continue":
+            self._connection.send_continue(self)
+        elif permit.expects:
+            self.refuse(errors.InvalidInput("this expectation is not supported: only 100-continue is"))
 
     def refuse(self, error: errors.WindlassError) -> None:
         """Answer before the body is there. A long or endless body costs the connection."""
@@ -129,60 +118,58 @@ class Exchange(msgspec.Struct, eq=False):
                 self._body = bytearray(self._body)
             self._body += data
 
-    def complete(self, now: float) -> None:
-        """The last byte is there: decode and ask."""
-        self.arrived = now
-        permit, head = self.permit, self._head.public
-        if self.refused or permit is None or head is None:
+    def complete(self, now: float, body: bytes | None = None) -> None:
+        """The last byte is there: decode and ask. `body` is the whole body where it came in one piece."""
+        permit = self.permit
+        if self.refused or permit is None:
             return
+        self.arrived = now
         if permit.view is not None:
             # Not before the body is there: slow senders take no place from anybody.
             self._listener.door.in_flight += 1
-        body = self._body if isinstance(self._body, bytes) else bytes(self._body)
-        self._body = b""
+        if body is None:
+            body, self._body = bytes(self._body), b""
         try:
-            if b"content-encoding" in self._head.headers:
-                self._decompress(head, body, permit.max_body)
+            if permit.encoding:
+                self._decompress(permit, body)
             else:
-                self._decode(head, body)
+                self._decode(permit, body)
         except errors.WindlassError as e:
             self.fail(e)
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
             self.fail(self._unexpected(e))
 
-    def _decompress(self, head: base.Head, body: bytes, limit: int) -> None:
-        encoding = self._head.headers[b"content-encoding"]
+    def _decompress(self, permit: heads.Permit, body: bytes) -> None:
+        encoding, limit = permit.encoding, permit.max_body
         if len(body) > responses.INFLATE_INLINE_BYTES:
             self._elsewhere(
-                lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(head, plain)
+                lambda: responses.decompress(body, encoding, limit), lambda plain: self._decode(permit, plain)
             )
         else:
-            self._decode(head, responses.decompress(body, encoding, limit))
+            self._decode(permit, responses.decompress(body, encoding, limit))
 
-    def _decode(self, head: base.Head, body: bytes) -> None:
-        permit = self.permit
-        if permit is None:
+    def _decode(self, permit: heads.Permit, body: bytes) -> None:
+        view, infer = permit.view, permit.infer
+        if infer is None or view is None:
+            self._query(permit, body)
             return
-        match, view = permit.match, permit.view
-        action = match.route.action
+        decoded = infer.decode(permit.head, permit.match.parameters, body, view)
+        if isinstance(decoded, base.Later):
+            self._elsewhere(decoded.work, lambda request: self._ask(permit, view, request))
+        else:
+            self._ask(permit, view, decoded)
+
+    def _query(self, permit: heads.Permit, body: bytes) -> None:
+        action = permit.match.route.action
         if isinstance(action, base.QueryRoute):
-            answer = action.answer(head, match.parameters, body, self._listener.door.models_for(permit.caller))
+            models = self._listener.door.models_for(permit.caller)
+            answer = action.answer(permit.head, permit.match.parameters, body, models)
             if isinstance(answer, base.Pending):
                 answer.start(self._pending)
             else:
                 self.answer(answer)
-        elif view is not None:
-            decoded = action.decode(head, match.parameters, body, view)
-            self._asked = _Asked(head, view, action)
-            if isinstance(decoded, base.Later):
-                self._elsewhere(decoded.work, self._ask)
-            else:
-                self._ask(decoded)
 
-    def _ask(self, request: inference.InferRequest) -> None:
-        permit, asked = self.permit, self._asked
-        if self.answered or permit is None or asked is None:
-            return
+    def _ask(self, permit: heads.Permit, view: directory.ModelView, request: inference.InferRequest) -> None:
         self._call = call = inference.Call(
             request=request,
             on_reply=_on_reply,
@@ -192,7 +179,7 @@ class Exchange(msgspec.Struct, eq=False):
             owner=self,
             priority=request.priority,
         )
-        asked.view.infer(call)
+        view.infer(call)
 
     def _elsewhere(self, work: Callable[[], Any], then: Callable[[Any], None]) -> None:
         """Run `work` in the thread pool, then go on with its result on the loop."""
@@ -218,11 +205,11 @@ class Exchange(msgspec.Struct, eq=False):
 
     def reply(self, request: inference.InferRequest, response: inference.InferResponse) -> None:
         """Encode the model's answer and send it."""
-        asked = self._asked
-        if asked is None or self.answered:
+        permit = self.permit
+        if permit is None or permit.infer is None or permit.view is None or self.answered:
             return
         try:
-            answer = asked.action.encode(asked.head, request, response, asked.view)
+            answer = permit.infer.encode(permit.head, request, response, permit.view)
         except errors.WindlassError as e:
             self.fail(e)
             return
@@ -230,7 +217,7 @@ class Exchange(msgspec.Struct, eq=False):
             self.fail(self._unexpected(e))
             return
         extra = b""
-        if b"x-server-timing" in self._head.headers:
+        if permit.timed:
             timing = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
             extra = b"server-timing: queue;dur=%.3f, run;dur=%.3f, batch;desc=%d\r\n" % timing
         self._count(counters.OK)
@@ -275,21 +262,25 @@ class Exchange(msgspec.Struct, eq=False):
         permit = self.permit
         if permit is None or permit.view is None or self.answered:
             return
-        view = permit.view
         context = self._listener
-        series = context.counters.requests_of(view.name, view.version, permit.match.protocol.name)
+        series = permit.series
+        if series is None:
+            view = permit.view
+            series = context.counters.requests_of(view.name, view.version, permit.match.protocol.name)
+            permit.series = series
         series.outcomes[outcome] += 1
         if outcome == counters.OK:
             series.latency.observe(context.clock() - self.arrived)
         if self.arrived:
             context.door.in_flight -= 1
-        view.lease.release()
+        permit.view.lease.release()
 
     def _send(self, answer: base.Answer, extra: bytes) -> None:
         self.answered = True
         self._call = None
-        if len(answer.body) >= responses.COMPRESS_FROM and b"accept-encoding" in self._head.headers:
-            encoding = responses.acceptable_encoding(self._head.headers[b"accept-encoding"])
+        permit = self.permit
+        if permit is not None and permit.accepts and len(answer.body) >= responses.COMPRESS_FROM:
+            encoding = responses.acceptable_encoding(permit.accepts)
             if encoding is not None and len(answer.body) > responses.INLINE_BYTES:
                 context, write = self._listener, self._write
                 future = context.executor_submit(lambda: responses.compress(answer, encoding))

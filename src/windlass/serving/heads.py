@@ -13,8 +13,8 @@ import httptools
 import msgspec
 
 from windlass.protocols import base
-from windlass.serving import identity, routes
-from windlass.types import spec
+from windlass.serving import counters, identity, routes
+from windlass.types import directory, spec
 
 _KEEP_ALIVE = b"connection: keep-alive\r\n"
 _REMEMBERED = 512
@@ -23,10 +23,30 @@ _LONGEST = 2_048
 _UNUSUAL = (b"transfer-encoding", b"expect", b"upgrade", b"connection", b"content-encoding", b"x-request-id")
 
 
+class Permit(msgspec.Struct, eq=False):
+    """What the door let through: a route, for a caller, to a model's `view` where the route asks one.
+
+    Made once for a head and a view, and shared by all requests with them; `series` is where their outcomes are counted.
+    `encoding`, `accepts` and `expects` are the headers Content-Encoding, Accept-Encoding and Expect, or empty.
+    """
+
+    match: routes.Match
+    caller: identity.Identity
+    head: base.Head
+    max_body: int
+    infer: base.InferRoute | None = None
+    view: directory.ModelView | None = None
+    series: counters.Requests | None = None
+    encoding: bytes = b""
+    accepts: bytes = b""
+    expects: bytes = b""
+    timed: bool = False
+
+
 class RequestHead(msgspec.Struct, eq=False):
     """One head. `length` is the Content-Length (0 without one); `lines` are header lines that its answer needs.
 
-    `match`, `caller` and `public` are the door's findings that hold for these bytes as long as the keys of `epoch` do.
+    `permit` is what the door found last; it holds for these bytes as long as the keys of `epoch` do.
     """
 
     method: bytes
@@ -36,9 +56,7 @@ class RequestHead(msgspec.Struct, eq=False):
     lines: bytes = b""
     length: int = 0
     epoch: int = -1
-    match: routes.Match | None = None
-    caller: identity.Identity | None = None
-    public: base.Head | None = None
+    permit: Permit | None = None
 
 
 class Memory:

@@ -143,9 +143,7 @@ class Connection(asyncio.Protocol):
         current = exchange.Exchange(self, context, head, True, context.new_id())  # noqa: FBT003 - on the hot path
         pipeline.append(current)
         current.admit()
-        if body:
-            current.receive(body)
-        current.complete(self._now)
+        current.complete(self._now, body)
         if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
 

@@ -22,7 +22,7 @@ _LONGEST_REMEMBERED = 256
 class Match(msgspec.Struct, frozen=True):
     """A request line resolved: the route, its protocol, and what stood in the path.
 
-    `model` is the model that the path names, if any; `infers` whether the route asks it.
+    `model` and `version` are those that the path names, if any.
     """
 
     route: base.Route
@@ -33,7 +33,6 @@ class Match(msgspec.Struct, frozen=True):
     permission: base.Permission
     model: str
     version: str
-    infers: bool
 
 
 class _Node:
@@ -115,8 +114,7 @@ class RouteTable:
         path = "/" + "/".join(segments).replace("/:", ":")
         route, protocol = found
         model, version = parameters.get("model", ""), parameters.get("version", "")
-        infers = isinstance(route.action, base.InferRoute)
-        return Match(route, protocol, parameters, path, query, route.permission, model, version, infers)
+        return Match(route, protocol, parameters, path, query, route.permission, model, version)
 
     def _unknown(self, path: str) -> errors.NotFound:
         hint = refs.nearest(path, [route.path for route in self.routes if "{" not in route.path])
