@@ -18,7 +18,13 @@ MAX_CLI_PARAMETERS = 12
 LONG_FUNCTIONS: dict[str, str] = {}
 # Not values but the state of something that goes on (a request, a load); everything else that holds data is frozen.
 STATE = frozenset(
-    {"client/load.py:Report", "serving/exchange.py:Exchange", "serving/heads.py:RequestHead", "types/inference.py:Call"}
+    {
+        "client/load.py:Report",
+        "serving/exchange.py:Exchange",
+        "serving/heads.py:Permit",
+        "serving/heads.py:RequestHead",
+        "types/inference.py:Call",
+    }
 )
 EMPTY_NAMES = re.compile(r"(util|helper|manager|handler|tool)s?|common|engine|misc|core|shared|lib|stuff|impl")
 GENERATED = ("/pb/", "/migrations/")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 from windlass.packaging import archive
 from windlass.packaging import verdicts as kept
-from windlass.security import sandbox
+from windlass.security import sandbox, temporary
 from windlass.storage import blobs
 from windlass.types import evidence, strict_json
 
@@ -49,10 +48,10 @@ def run(
         memory = _MEMORY_FLOOR + _MEMORY_FACTOR * size
         limits = sandbox.Limits(memory=memory, wall_s=300.0, cpu_s=600, disk=sandbox.GIB, niceness=10)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="windlass-probation-") as folder:
-        scratch = Path(folder) / "scratch"
+    with temporary.folder("windlass-probation-") as folder:
+        scratch = folder / "scratch"
         scratch.mkdir()
-        where = package if isinstance(package, Path) else _written(opened, Path(folder))
+        where = package if isinstance(package, Path) else _written(opened, folder)
         result = sandbox.run(
             ("windlass.packaging.probation_child", str(where.resolve())),
             scratch=scratch,

@@ -26,7 +26,6 @@ import site
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ import msgspec
 
 import windlass
 from windlass import errors
-from windlass.security import confine
+from windlass.security import confine, temporary
 
 GIB = 1 << 30
 _TICK_S = 0.05
@@ -141,8 +140,8 @@ def run(
 
 def available() -> dict[str, bool]:
     """Which walls this machine grants, found by raising them in a child."""
-    with tempfile.TemporaryDirectory(prefix="windlass-") as folder:
-        missing = run((), scratch=Path(folder), limits=Limits(wall_s=30.0), allow_weaker=True).missing
+    with temporary.folder("windlass-") as folder:
+        missing = run((), scratch=folder, limits=Limits(wall_s=30.0), allow_weaker=True).missing
     return {wall: wall not in missing for wall in (*confine.REQUIRED, "namespaces")}
 
 

@@ -99,7 +99,11 @@ def test_alias_says_what_is_wrong(run: Run) -> None:
     assert run("models", "alias", "digits", "production", "--rollback")[0] == 5
     assert run("models", "alias", "digits", "../production", "1")[0] == 2
     assert run("models", "alias", "digits", "production", "1")[0] == 0
-    assert run("models", "alias", "digits", "production", "--remove") == (0, "digits:production -> -\n", "")
+    assert run("models", "alias", "digits", "production", "--remove") == (
+        0,
+        "digits:production -> -\n",
+        "Servers that followed it keep what they have.\n",
+    )
 
 
 @pytest.mark.usefixtures("filled")

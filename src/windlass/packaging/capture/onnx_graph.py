@@ -7,9 +7,7 @@ Must never run a model or open a file that was not handed to it.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -18,6 +16,7 @@ from onnx_ir.passes import common as passes
 
 from windlass import errors
 from windlass.packaging import external_data, onnx_bytes
+from windlass.security import temporary
 from windlass.types import signature
 
 # What is written: every supported onnxruntime reads it. The libraries' own defaults run ahead of onnxruntime.
@@ -86,10 +85,10 @@ def files(model: ir.Model) -> dict[str, bytes]:
     size = sum(weight.nbytes for weight in weights if weight is not None and weight.dtype != ir.DataType.STRING)
     if size < onnx_bytes.INLINE_BELOW:
         return {MODEL_FILE: ir.to_proto(model).SerializeToString(deterministic=True)}
-    with tempfile.TemporaryDirectory(prefix="windlass-capture-") as folder:
-        path = Path(folder) / MODEL_FILE
+    with temporary.folder("windlass-capture-") as folder:
+        path = folder / MODEL_FILE
         ir.save(model, path, external_data=onnx_bytes.DATA_FILE)
-        return {name: (Path(folder) / name).read_bytes() for name in (MODEL_FILE, onnx_bytes.DATA_FILE)}
+        return {name: (folder / name).read_bytes() for name in (MODEL_FILE, onnx_bytes.DATA_FILE)}
 
 
 def parse(data: bytes) -> ir.Model:

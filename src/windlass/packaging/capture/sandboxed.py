@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import sysconfig
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ import msgspec
 from windlass import errors, plugins
 from windlass.packaging import draft
 from windlass.packaging.capture import base, exchange, sandboxed_child
-from windlass.security import sandbox
+from windlass.security import sandbox, temporary
 
 LIMITS = sandbox.Limits(memory=8 * sandbox.GIB, wall_s=900.0, cpu_s=3600, disk=4 * sandbox.GIB)
 _RUNTIME = "onnx"
@@ -40,8 +39,7 @@ def capture(
         raise errors.NotFound(f"there is no file '{source.name}'.", hint="Check the path.")
     source = source.resolve()
     import_from, readable = _beyond_python(plugin)
-    with tempfile.TemporaryDirectory(prefix="windlass-capture-") as folder:
-        scratch = Path(folder)
+    with temporary.folder("windlass-capture-") as scratch:
         exchange.write_options(scratch / sandboxed_child.QUESTION, options)
         result = sandbox.run(
             ("windlass.packaging.capture.sandboxed_child", plugin, str(source), str(limits.disk)),
