@@ -1,4 +1,4 @@
-"""The product's source files, parsed once, for the tests of the house's rules.
+"""The product's source files, and those around it, parsed once, for the tests of the house's rules.
 
 Each rule is a function from a `Source` to what breaks it, tested on a bad snippet before it is believed on the product.
 """
@@ -15,11 +15,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ROOT / "src" / "windlass"
+AROUND = ("tests", "benchmarks", "scripts")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One module: `path` is relative to src/windlass, with slashes."""
+    """One module: `path` is relative to src/windlass (around the product: to the root), with slashes."""
 
     path: str
     text: str
@@ -60,3 +61,10 @@ def snippet() -> Callable[[str, str], Source]:
 @pytest.fixture(scope="session")
 def sources() -> list[Source]:
     return [parse(p.relative_to(PRODUCT).as_posix(), p.read_text()) for p in sorted(PRODUCT.rglob("*.py"))]
+
+
+@pytest.fixture(scope="session")
+def sources_around() -> list[Source]:
+    """The tests, benchmarks and scripts."""
+    paths = sorted(path for folder in AROUND for path in (ROOT / folder).rglob("*.py"))
+    return [parse(path.relative_to(ROOT).as_posix(), path.read_text()) for path in paths]

@@ -166,6 +166,7 @@ def reads_clock(source: Any) -> list[str]:
 LONG_BODY = "def f():\n" + "    x = 1\n" * 60
 RULES: list[tuple[Callable[[Any], list[str]], str, str]] = [
     (long_file, "a.py", "x = 1\n" * 401),
+    (long_file, "tests/unit/test_a.py", "x = 1\n" * 401),
     (long_function, "a.py", LONG_BODY),
     (many_parameters, "a.py", "def f(a, b, c, d, e, f, g, *, h, i): ...\n"),
     (many_parameters, "cli/a.py", "def f(a, b, c, d, e, f, g, h, i, j, k, l, m): ...\n"),
@@ -200,6 +201,11 @@ ALLOWED: list[tuple[Callable[[Any], list[str]], str, str]] = [
 @pytest.mark.parametrize("rule", dict.fromkeys(rule for rule, _, _ in RULES), ids=lambda rule: rule.__name__)
 def test_the_product_keeps(rule: Callable[[Any], list[str]], sources: list[Any]) -> None:
     assert "\n".join(finding for source in sources for finding in rule(source)) == ""
+
+
+def test_no_test_benchmark_or_script_is_long(sources_around: list[Any]) -> None:
+    assert {source.path.partition("/")[0] for source in sources_around} == {"tests", "benchmarks", "scripts"}
+    assert "\n".join(finding for source in sources_around for finding in long_file(source)) == ""
 
 
 @pytest.mark.parametrize(("rule", "path", "text"), RULES)

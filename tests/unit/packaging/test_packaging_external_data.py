@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -341,61 +339,3 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
         external_data.inspect(b"\x08\x0a" + data)
     except REFUSED:
         return
-
-
-class TestOnDisk:
-    """The same file with its data beside it, as users have them."""
-
-    def lay(self, root: Path, location: str = "w.bin") -> Path:
-        (root / "in").mkdir(parents=True)
-        (root / "in" / "net.onnx").write_bytes(model(external(location)).SerializeToString())
-        return root / "in" / "net.onnx"
-
-    def test_files_are_read(self, tmp_path: Path) -> None:
-        path = self.lay(tmp_path)
-        (path.parent / "w.bin").write_bytes(DATA)
-        files = external_data.read_files(path)
-        assert files == {"model.onnx": path.read_bytes(), "w.bin": DATA}
-
-    def test_subfolders_are_read(self, tmp_path: Path) -> None:
-        path = self.lay(tmp_path, "a/b/w.bin")
-        (path.parent / "a" / "b").mkdir(parents=True)
-        (path.parent / "a" / "b" / "w.bin").write_bytes(DATA)
-        assert external_data.read_files(path)["a/b/w.bin"] == DATA
-
-    @pytest.mark.promise("P-22")
-    @pytest.mark.threat("F5")
-    @pytest.mark.parametrize(
-        ("kind", "message"),
-        [
-            ("missing", "not beside it"),
-            ("symlink", "is a link or cannot be read"),
-            ("hard-link", "is a hard link"),
-            ("fifo", "no regular file"),
-            ("folder", "no regular file|cannot be read"),
-            ("proc", "is a link or cannot be read"),
-            ("parent-symlink", "is a link or cannot be read"),
-            ("short", "reaches beyond the end"),
-        ],
-    )
-    def test_what_is_no_plain_file_is_refused(self, tmp_path: Path, kind: str, message: str) -> None:
-        path = self.lay(tmp_path, "sub/w.bin" if kind == "parent-symlink" else "w.bin")
-        at, secret = path.parent / "w.bin", tmp_path / "secret"
-        secret.write_bytes(DATA)
-        if kind == "symlink":
-            at.symlink_to(secret)
-        elif kind == "hard-link":
-            at.hardlink_to(secret)
-        elif kind == "fifo":
-            os.mkfifo(at)
-        elif kind == "folder":
-            at.mkdir()
-        elif kind == "proc":
-            at.symlink_to("/proc/self/mem")
-        elif kind == "parent-symlink":
-            (tmp_path / "w.bin").write_bytes(DATA)
-            (path.parent / "sub").symlink_to(tmp_path)
-        elif kind == "short":
-            at.write_bytes(DATA[:-1])
-        with pytest.raises(errors.CorruptPackage, match=message):
-            external_data.read_files(path)

@@ -1,4 +1,4 @@
-"""Hostile packages, one for each way in which an archive or a folder has misled a reader somewhere.
+"""Hostile archives, one for each way in which an archive has misled a reader somewhere.
 
 Each is opened and read whole. It must be refused, leave the tree around it as it was, write nothing, and cost little.
 """
@@ -15,13 +15,11 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from windlass import errors
 from windlass.packaging import archive
@@ -29,6 +27,7 @@ from windlass.packaging import manifest as manifests
 from windlass.storage import blobs
 from windlass.types import manifest, signature
 
+Read = Callable[[Path], archive.Package]
 MODEL, GOLDEN = b"the model's bytes" * 20, b"golden"
 REFUSED = (errors.CorruptPackage, errors.Unsupported)
 
@@ -54,10 +53,6 @@ def blob(data: bytes) -> str:
 
 MANIFEST = manifests.encode(make())
 FILES = {"manifest.json": MANIFEST, blob(MODEL): MODEL, blob(GOLDEN): GOLDEN}
-
-
-def package() -> archive.Package:
-    return archive.in_memory(make(), {ref(data).digest: data for data in (MODEL, GOLDEN)})
 
 
 def packed(data: bytes) -> bytes:
@@ -344,26 +339,13 @@ def tree(root: Path) -> dict[str, Any]:
     return found
 
 
-def read_whole(path: Path) -> archive.Package:
-    opened = archive.open_path(path)
-    for _ in opened.entries():
-        pass
-    return opened
-
-
-@pytest.fixture
-def outside(tmp_path: Path) -> Path:
-    """A tree with something worth reaching, beside the place where the package lies."""
-    (tmp_path / "secret").write_bytes(MODEL)
-    (tmp_path / "in").mkdir()
-    return tmp_path
-
-
-def test_the_archive_that_the_hostile_ones_are_made_from_is_good(outside: Path) -> None:
+def test_the_archive_that_the_hostile_ones_are_made_from_is_good(
+    outside: Path, read_whole: Read, toy_package: archive.Package
+) -> None:
     (outside / "in" / "good.windlass").write_bytes(Zip().bytes())
     (outside / "in" / "deflated.windlass").write_bytes(Zip(method=8).bytes())
     for name in ("good", "deflated"):
-        assert read_whole(outside / "in" / f"{name}.windlass").digest == package().digest
+        assert read_whole(outside / "in" / f"{name}.windlass").digest == toy_package.digest
 
 
 @pytest.mark.promise("P-20", "P-21", "P-60")
@@ -373,7 +355,7 @@ def test_the_archive_that_the_hostile_ones_are_made_from_is_good(outside: Path) 
     [pytest.param(why, builder, id=name) for why, cases in ZIPS.items() for name, builder in cases.items()],
 )
 def test_a_hostile_archive_is_refused_and_touches_nothing(
-    outside: Path, reason: str, make_bytes: Callable[[], bytes]
+    outside: Path, read_whole: Read, reason: str, make_bytes: Callable[[], bytes]
 ) -> None:
     path = outside / "in" / "x.windlass"
     path.write_bytes(make_bytes())
@@ -389,140 +371,3 @@ def test_a_hostile_archive_is_refused_and_touches_nothing(
     assert tree(outside) == before
     assert peak < 64 << 20
     assert time.process_time() - started < 1
-
-
-def put_link(path: Path, target: Path) -> None:
-    path.unlink()
-    path.symlink_to(target)
-
-
-def put_folder_link(path: Path) -> None:
-    path.rename(path.parent / "real")
-    path.symlink_to("real")
-
-
-def put_hard_link(path: Path, target: Path) -> None:
-    path.unlink()
-    path.hardlink_to(target)
-
-
-def put_fifo(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def put_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def put_sparse(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(1 << 40)
-
-
-def put_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-FOLDERS: dict[str, Callable[[Path, Path], Any]] = {
-    "manifest-symlink": lambda root, secret: put_link(root / "manifest.json", secret),
-    "blob-symlink": lambda root, secret: put_link(root / blob(MODEL), secret),
-    "blob-dangling-symlink": lambda root, _: put_link(root / blob(MODEL), Path("nowhere")),
-    "blob-proc-symlink": lambda root, _: put_link(root / blob(MODEL), Path("/proc/self/exe")),
-    "blobs-folder-symlink": lambda root, _: put_folder_link(root / "blobs"),
-    "sha256-folder-symlink": lambda root, _: put_folder_link(root / "blobs" / "sha256"),
-    "blob-hard-link": lambda root, secret: put_hard_link(root / blob(MODEL), secret),
-    "manifest-hard-link": lambda root, _: (root.parent / "twin").hardlink_to(root / "manifest.json"),
-    "blob-fifo": lambda root, _: put_fifo(root / blob(MODEL)),
-    "manifest-fifo": lambda root, _: put_fifo(root / "manifest.json"),
-    "blob-folder": lambda root, _: put_folder(root / blob(MODEL)),
-    "manifest-folder": lambda root, _: put_folder(root / "manifest.json"),
-    "blob-sparse-terabyte": lambda root, _: put_sparse(root / blob(MODEL)),
-    "blob-longer": lambda root, _: put_bytes(root / blob(MODEL), MODEL + b"\0"),
-    "blob-shorter": lambda root, _: put_bytes(root / blob(MODEL), MODEL[:-1]),
-    "blob-flipped": lambda root, _: put_bytes(root / blob(MODEL), b"T" + MODEL[1:]),
-    "blob-missing": lambda root, _: (root / blob(MODEL)).unlink(),
-    "manifest-missing": lambda root, _: (root / "manifest.json").unlink(),
-    "extra-file": lambda root, _: put_bytes(root / "setup.py", b"evil"),
-    "extra-blob": lambda root, _: put_bytes(root / "blobs" / "sha256" / ("0" * 64), b"evil"),
-    "extra-folder": lambda root, _: (root / "blobs" / "md5").mkdir(),
-    "upper-case-twin": lambda root, _: put_bytes(root / "MANIFEST.JSON", MANIFEST),
-    "blobs-is-a-file": lambda root, _: (root / "blobs").rename(root.parent / "b") and put_bytes(root / "blobs", b""),
-}
-
-
-@pytest.mark.promise("P-20", "P-60")
-@pytest.mark.threat("V16", "F4")
-@pytest.mark.parametrize("case", FOLDERS)
-def test_a_hostile_folder_is_refused_and_touches_nothing(outside: Path, case: str) -> None:
-    root = outside / "in" / "package"
-    archive.write_folder(package(), root)
-    assert read_whole(root).digest == package().digest
-    FOLDERS[case](root, outside / "secret")
-    before = {name: values[:3] for name, values in tree_without_bytes(outside)}
-    with pytest.raises(REFUSED):
-        read_whole(root)
-    assert {name: values[:3] for name, values in tree_without_bytes(outside)} == before
-
-
-def tree_without_bytes(root: Path) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    for path in sorted(root.rglob("*")):
-        status = path.lstat()
-        yield str(path), (status.st_mode, status.st_nlink, status.st_size)
-
-
-GOOD = Zip().bytes()
-GOOD_DEFLATED = Zip(method=8).bytes()
-
-
-@pytest.mark.promise("P-20")
-@given(
-    st.sampled_from([GOOD, GOOD_DEFLATED]),
-    st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), min_size=1, max_size=4),
-    st.integers(-30, 30),
-)
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_changed_bytes_are_refused_or_mean_exactly_the_same_package(
-    tmp_path: Path, whole: bytes, changes: list[tuple[int, int]], resize: int
-) -> None:
-    data = bytearray(whole)
-    for at, byte in changes:
-        data[at % len(data)] = byte
-    data = data[:resize] if resize < 0 else data + bytes(resize if resize > 20 else 0)
-    path = tmp_path / "x.windlass"
-    path.write_bytes(bytes(data))
-    try:
-        opened = read_whole(path)
-    except REFUSED:
-        return
-    assert dict(opened.entries()) == FILES
-
-
-@pytest.mark.promise("P-20")
-@given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_before_a_valid_end_are_refused(tmp_path: Path, data: bytes) -> None:
-    path = tmp_path / "x.windlass"
-    path.write_bytes(data + struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 1, 1, len(data), 0, 0))
-    with pytest.raises(REFUSED):
-        read_whole(path)
-
-
-@pytest.mark.promise("P-20")
-def test_what_is_imported_takes_no_more_than_was_declared(tmp_path: Path) -> None:
-    (tmp_path / "x.windlass").write_bytes(GOOD_DEFLATED)
-    opened = archive.open_path(tmp_path / "x.windlass")
-    declared = sum(r.size for r in opened.manifest.blobs().values()) + len(MANIFEST)
-    archive.import_to(blobs.BlobStore(tmp_path / "store"), opened)
-    files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) == declared
-
-
-@pytest.mark.promise("P-60")
-def test_a_broken_package_puts_no_manifest_into_a_store(tmp_path: Path) -> None:
-    broken = archive.Package(make(), lambda r: archive.in_memory(make(), {r.digest: b"broken"}).read(r))
-    store = blobs.BlobStore(tmp_path)
-    with pytest.raises(errors.CorruptPackage):
-        archive.import_to(store, broken)
-    assert not store.exists(broken.digest)

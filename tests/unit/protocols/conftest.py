@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from windlass import errors
-from windlass.protocols import base
+from windlass.protocols import base, plain
 from windlass.types import contract, directory, fields, inference, manifest, signature, tensor
 
 Spec = tuple[str, str, tuple[int | str, ...]]
@@ -141,3 +142,18 @@ def make_models() -> type[Models]:
 @pytest.fixture
 def respond() -> Callable[[inference.InferRequest, directory.ModelView], inference.InferResponse]:
     return answer_rows
+
+
+@pytest.fixture
+def get_page() -> Callable[..., tuple[int | None, Any]]:
+    """The status and the document that the plain protocol answers to a GET of one of its routes."""
+
+    def get(head: base.Head, path: str, models: Any, **parameters: str) -> tuple[int | None, Any]:
+        table = {route.path: route.action for route in plain.Plain().routes() if route.method == "GET"}
+        action = table[path]
+        assert isinstance(action, base.QueryRoute)
+        found = action.answer(head, parameters, b"", models)
+        assert isinstance(found, base.Answer)
+        return found.status, json.loads(found.body)
+
+    return get

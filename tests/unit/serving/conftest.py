@@ -213,6 +213,11 @@ class Server:
         self.loop.turn()
         return transport.written
 
+    def check_settled(self) -> None:
+        """Nothing is in flight, and no model is held."""
+        assert self.door.in_flight == 0
+        assert all(view.lease.held == 0 for view in self.models.views.values())
+
     def outcomes(self, name: str = "m") -> dict[str, int]:
         series = self.counters.requests_of(name, "1", "toy")
         return dict(zip(counters.OUTCOMES, series.outcomes, strict=True))
