@@ -68,7 +68,13 @@ class Memory:
 
     def remember(self, block: bytes, head: RequestHead) -> None:
         """Keep an admitted head by the bytes that it came as, its last line end included."""
-        if len(block) > _LONGEST or not head.keep_alive or any(name in head.headers for name in _UNUSUAL):
+        # Blank lines before a head may look like the end of one.
+        if (
+            not block.startswith(head.method)
+            or len(block) > _LONGEST
+            or not head.keep_alive
+            or any(name in head.headers for name in _UNUSUAL)
+        ):
             return
         if len(self._heads) >= _REMEMBERED:
             self._heads.clear()

@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
             return
-        if (b"transfer-encoding" in headers or b"upgrade" in headers) and not self._framed(current, headers):
+        if (b"transfer-encoding" in headers or self._parser.should_upgrade()) and not self._framed(current, headers):
             return
         current.admit()
         block, self._block = self._block, None

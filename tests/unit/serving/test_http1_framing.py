@@ -258,3 +258,28 @@ def test_heads_that_came_before_are_not_confused(make_server: Make, parse_respon
     connection.data_received(b"z")
     connection.data_received(head + b"y" + head + b"w")
     assert [a.body for a in parse_responses(transport.written)][5:] == [b"z", b"y", b"w"]
+
+
+@pytest.mark.parametrize("before", [b"\n\r\n\r\n", b"\r\r\n\r\n", b"\n\n\r\n\r\n"])
+def test_blank_lines_are_no_head_that_came_before(
+    make_server: Make, parse_responses: Callable[..., Any], before: bytes
+) -> None:
+    server = make_server()
+    connection, transport = server.connect()
+    connection.data_received(before + b"GET /ask HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert len(parse_responses(transport.written)) <= 1
+    other, answers = server.connect()
+    other.data_received(before)
+    assert answers.written == b""
+
+
+@pytest.mark.threat("V8")
+@pytest.mark.parametrize("chunked", [True, False])
+def test_the_body_of_a_connect_is_no_request(
+    make_server: Make, parse_responses: Callable[..., Any], chunked: bool
+) -> None:
+    hidden = b"GET /health HTTP/1.1\r\n" + HOST + b"\r\n"
+    framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(hidden)
+    head = b"CONNECT 127.0.0.1:80 HTTP/1.1\r\n" + HOST + framing + b"\r\n\r\n"
+    answers = parse_responses(make_server().ask(head + (_chunked(hidden, 9) if chunked else hidden)))
+    assert [a.status for a in answers] == [404]
