@@ -246,11 +246,12 @@ class Pool:
     async def _unload_one(self, name: str) -> None:
         async with self._changing:
             old = self.served.pop(name, None)
-            if old is not None:
-                freed = self._loop.create_future()
-                old.view.lease.retire(lambda: freed.set_result(None))
-                await freed
-                old.instance.close()
+        if old is not None:
+            # A request may hold it for long: no other change waits for that.
+            freed = self._loop.create_future()
+            old.view.lease.retire(lambda: freed.set_result(None))
+            await freed
+            old.instance.close()
 
 
 def check_endpoint(endpoint: spec.Endpoint) -> None:

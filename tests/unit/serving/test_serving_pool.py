@@ -183,13 +183,18 @@ def test_clients_load_and_unload_what_the_repository_holds(
             models.find("spare")
         assert not unloading.done()
         assert "spare@1" in loads.open
+        # Nor does anything else wait for that request: a new spec (a key that ends, an alias that moves) is in force.
+        await asyncio.wait_for(
+            models.apply(spec.Spec((endpoint("a"),), generation=2, repository=(endpoint("spare"),))), 5
+        )
+        assert not unloading.done()
         view.lease.release()
         assert await unloading is None
         assert loads.open == ["a@1"]
         loads.failing["spare"] = RuntimeError("inside /srv/secret.py")
         failed = await change(models.load, "spare")
         assert isinstance(failed, errors.InternalError)
-        await models.apply(spec.Spec((endpoint("a"),), generation=2, repository=(endpoint("spare"),), managed=True))
+        await models.apply(spec.Spec((endpoint("a"),), generation=3, repository=(endpoint("spare"),), managed=True))
         assert isinstance(await change(models.load, "spare"), errors.NotAllowed)
 
     _run(drill)
