@@ -55,8 +55,13 @@ def status(error: errors.WindlassError) -> int:
     return HTTP[errors.WindlassError]
 
 
+def is_internal(error: errors.WindlassError) -> bool:
+    """Whether callers are told of this error in general words only, and the log has its own."""
+    return status(error) == HTTP[errors.WindlassError]
+
+
 def sentence(error: errors.WindlassError) -> str:
     """What a caller is told: nothing internal. An error without a status of its own gives only a general sentence."""
-    if status(error) == HTTP[errors.WindlassError]:
+    if is_internal(error):
         return "the server failed to answer this request; its log has the details under the request id"
     return str(error)

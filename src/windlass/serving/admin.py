@@ -96,6 +96,11 @@ class Control(Admin):
             base.Route("PUT", "/spec", "admin", base.QueryRoute(self._put_spec)),
         )
 
+    def encode_error(self, error: errors.WindlassError, request_id: str) -> base.Answer:
+        """As the admin port's, but in the error's own words: the operator is told why a spec is refused."""
+        body = {"error": {"code": error.code, "message": str(error), "request_id": request_id}}
+        return base.Answer(orjson.dumps(body), status=statuses.status(error))
+
     def _get_spec(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
         del head, parameters, body, models
         return base.Answer(strict_json.canonical(self._current()))

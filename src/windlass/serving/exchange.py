@@ -14,6 +14,7 @@ import msgspec
 
 from windlass import errors
 from windlass.protocols import base
+from windlass.protocols import errors as statuses
 from windlass.serving import counters, heads, listener, responses
 from windlass.types import directory, inference
 
@@ -239,7 +240,7 @@ class Exchange(msgspec.Struct, eq=False):
             context.counters.count_error(error.code)
         elif kind is not errors.Cancelled:
             context.counters.count_rejected(error.code)
-        if isinstance(error, errors.InternalError):
+        if kind is not errors.Cancelled and statuses.is_internal(error):
             log.error("request %s failed: %s", self.request_id, error.message)
         protocol = self.permit.match.protocol if self.permit is not None else context.protocol_of(self._head.target)
         extra = b""
