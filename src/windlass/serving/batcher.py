@@ -139,6 +139,8 @@ class Batcher:
         # Halves of a batch that failed, each run before anything that is queued.
         self._retries: collections.deque[list[inference.Call]] = collections.deque()
         self._scheduled = False
+        # Runs out when `delay_s` is over, unless a batch is full before.
+        self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self.queued_rows = 0
 
@@ -160,14 +162,18 @@ class Batcher:
         if self._instance.busy:
             call.held_by(self._forget)
         elif not self._scheduled:
-            self._scheduled = True
             if self._plan.delay_s > 0 and self.queued_rows < self._plan.max_rows:
-                self._loop.call_later(self._plan.delay_s, self._flush)
+                if self._timer is None:
+                    self._timer = self._loop.call_later(self._plan.delay_s, self._flush)
             else:
+                self._scheduled = True
                 self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._scheduled = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._flushing = True
         while not self._instance.busy:
             if self._retries:
