@@ -15,6 +15,8 @@ def breaks(new: manifest.Manifest, old: manifest.Manifest) -> tuple[str, ...]:
         mine, theirs = getattr(new.limits, field), getattr(old.limits, field)
         if mine < theirs:
             found.append(f"the limit {field} falls from {theirs} to {mine}")
+    if new.labels != old.labels:
+        found.append(f"the labels change from {_listed(old.labels)} to {_listed(new.labels)}")
     return tuple(found)
 
 
@@ -102,6 +104,10 @@ def _range(owner: signature.Signature, size: int | str) -> tuple[int, int | None
     # The rows of a batch are bounded by the limits, which are compared apart.
     known = signature.Dimension() if size == signature.BATCH else owner.dimension(size)
     return known.minimum, known.maximum
+
+
+def _listed(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"'{label}'" for label in labels[:8]) + (", ..." if len(labels) > 8 else "") or "none"
 
 
 def _words(low: int, high: int | None) -> str:

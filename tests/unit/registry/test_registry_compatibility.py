@@ -174,3 +174,19 @@ def test_limits_may_grow_and_not_shrink() -> None:
     )
     assert compatibility.breaks(large, small) == ()
     assert compatibility.breaks(small, large) == ("the limit max_batch falls from 16 to 8",)
+
+
+def test_labels_are_kept() -> None:
+    blob = manifest.BlobRef("sha256:" + "0" * 64, 1)
+    old = manifest.Manifest(
+        name="m",
+        kind="model",
+        signature=OLD,
+        model=manifest.ModelSpec(runtime="echo", blobs={"a": blob}),
+        golden=manifest.Golden(blob, blob, 0.0, 0.0),
+        labels=("no", "yes"),
+    )
+    for labels, told in ((("yes", "no"), "'yes', 'no'"), ((), "none")):
+        new = msgspec.structs.replace(old, labels=labels)
+        assert compatibility.breaks(new, old) == (f"the labels change from 'no', 'yes' to {told}",)
+    assert compatibility.breaks(old, old) == ()
