@@ -23,7 +23,10 @@ from windlass.storage import volume
 MAP_ABOVE = 64 << 20
 _INCOMING = "incoming"
 # These say nothing about the bytes already written: the write failed cleanly and may be tried again.
-_TRANSIENT = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT))
+# (EAGAIN: a sweep looked at the new file before its writer had locked it.)
+_TRANSIENT = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOENT, errno.EAGAIN)
+)
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 

@@ -1,0 +1,33 @@
+"""A sweep beside a write: it may cost the write a second try, never the store."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from windlass import errors
+from windlass.storage import blobs, local_volume
+
+
+class Swept(local_volume.FileOperations):
+    """The first new file is looked at by a sweep before its writer has locked it."""
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def create(self, path: Path) -> int:
+        if not self.looked:
+            self.looked = True
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return super().create(path)
+
+
+def test_a_sweep_that_looks_at_a_new_file_does_not_close_the_store(tmp_path: Path) -> None:
+    store = blobs.BlobStore(tmp_path, operations=Swept())
+    with pytest.raises(errors.Unavailable):
+        store.put(b"data")
+    assert not store.read_only
+    assert bytes(store.read(store.put(b"data"))) == b"data"
