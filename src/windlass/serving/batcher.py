@@ -124,8 +124,11 @@ class Batcher:
         series: counters.Runs,
         version: str,
         clock: Callable[[], float] = time.perf_counter,
+        answered_one: Callable[[], None] | None = None,
     ) -> None:
+        """`answered_one` is told when a turn of the loop answered one call and no more."""
         self._clock = clock
+        self._answered_one = answered_one
         self._loop = loop
         self._instance = instance
         self._plan = plan
@@ -175,6 +178,7 @@ class Batcher:
             self._timer.cancel()
             self._timer = None
         self._flushing = True
+        ran = 0
         while not self._instance.busy:
             if self._retries:
                 left = [call for call in self._retries.popleft() if not call.done]
@@ -183,10 +187,13 @@ class Batcher:
             elif self._queues:
                 calls = self._take()
                 if calls:
+                    ran += len(calls)
                     self._run(calls)
             else:
                 break
         self._flushing = False
+        if ran == 1 and self._answered_one is not None:
+            self._answered_one()
 
     def _take(self) -> list[inference.Call]:
         """The next batch: from the bucket whose first call has the earliest deadline, or came first."""

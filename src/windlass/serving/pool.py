@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from windlass import errors, plugins
-from windlass.serving import batcher, counters, instance, loader, stack, visible
+from windlass.serving import batcher, counters, instance, loader, polling, stack, visible
 from windlass.types import contract, directory, refs, spec
 
 
@@ -38,6 +38,7 @@ class Pool:
         self.served: dict[str, Served] = {}
         self._loop = loop
         self._counters = series
+        self._poller = polling.Poller(loop)
         self._verdicts = verdicts
         self._managed = False
         self._loading: dict[str, str] = {}
@@ -100,7 +101,10 @@ class Pool:
             delay_s=endpoint.max_queue_delay_ms / 1000,
         )
         series = self._counters.runs_of(endpoint.name, loaded.version)
-        batch = batcher.Batcher(self._loop, place, plan, manifest.signature, series, loaded.version)
+        answered_one = self._poller.answered if loaded.inline else None
+        batch = batcher.Batcher(
+            self._loop, place, plan, manifest.signature, series, loaded.version, answered_one=answered_one
+        )
         view = directory.ModelView(
             name=endpoint.name,
             version=loaded.version,
