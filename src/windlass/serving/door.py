@@ -56,8 +56,8 @@ class Door:
 
     def use_keys(self, known: tuple[spec.Key, ...], pepper: str) -> None:
         """The keys from now on; whoever was remembered is forgotten, so that a revoked key ends at once."""
+        self._pepper = read_pepper(pepper)
         self._keys = {key.id: key for key in known}
-        self._pepper = bytes.fromhex(pepper)
         self._known_callers = {}
         self._epoch += 1
         self.memory.forget()
@@ -162,6 +162,14 @@ class Door:
             self._known_callers.clear()
         self._known_callers[credential] = caller
         return caller
+
+
+def read_pepper(text: str) -> bytes:
+    """The bytes of a spec's pepper; `UsageError` if it is not hexadecimal."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise errors.UsageError("the spec's key_pepper is not hexadecimal", hint="Write bytes as two digits.") from None
 
 
 def _check_origin(origin: bytes, host: bytes) -> None:

@@ -78,6 +78,8 @@ class Worker:
 
     async def apply(self, wanted: spec.Spec) -> None:
         """Put a spec in force: models and keys. Addresses and limits are those the process was started with."""
+        # Before the models change: a spec is in force with its keys, or not at all.
+        doors.read_pepper(wanted.key_pepper)
         await self._pool.apply(wanted)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
         self._wanted = msgspec.structs.replace(
