@@ -6,7 +6,7 @@ tolerance is part of the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -43,6 +43,16 @@ def worst(
         if difference.excess > found.excess or not found.output:
             found = difference
     return found
+
+
+def usual_scale(answers: Iterable[Mapping[str, tensor.Array]]) -> dict[str, float]:
+    """The usual magnitude of each output of floats: the median over the answers of the largest finite value."""
+    largest: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, array in answer.items():
+            if array.dtype.kind == "f" and np.isfinite(array).any():
+                largest.setdefault(name, []).append(float(np.abs(array[np.isfinite(array)]).max()))
+    return {name: float(np.median(values)) for name, values in largest.items()}
 
 
 def _compare(

@@ -38,7 +38,7 @@ def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
     limits = manifest.Limits(max_batch=tried.max_batch)
     accepts = contract.Contract(tried.signature, max_rows=limits.max_batch, max_elements=limits.max_elements)
     differences: dict[str, dict[str, float]] = {}
-    scores, scale = _scores(tried), _scale(tried)
+    scores, scale = _scores(tried), golden.usual_scale([trial.outputs for trial in tried.trials])
     agreed = decided = 0
     for trial in tried.trials:
         try:
@@ -73,16 +73,6 @@ def check(model: base.LoadedModel, tried: draft.Draft) -> dict[str, Any]:
 def _scores(tried: draft.Draft) -> str:
     """The output whose highest score is the label that people read; empty if there is none."""
     return next((str(t.parameters.get("output", "")) for t in tried.transforms if t.kind == "classify"), "")
-
-
-def _scale(tried: draft.Draft) -> dict[str, float]:
-    """The usual magnitude of each output of floats: the median over the trials of the largest finite value."""
-    largest: dict[str, list[float]] = {}
-    for trial in tried.trials:
-        for name, array in trial.outputs.items():
-            if array.dtype.kind == "f" and np.isfinite(array).any():
-                largest.setdefault(name, []).append(float(np.abs(array[np.isfinite(array)]).max()))
-    return {name: float(np.median(values)) for name, values in largest.items()}
 
 
 def _rows(inputs: tensor.Tensors, tried: draft.Draft) -> int:
