@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from windlass import sdk
+from windlass import errors, sdk
 from windlass.cli import example as examples
 from windlass.cli import output, progress
 from windlass.packaging import archive
@@ -48,6 +48,9 @@ def package(
     SOURCE is a file (.onnx, .pt2, .pt, .pkl, .joblib, .ubj, .lgb ...), a Hugging Face folder, or module:factory for
     your own code.
     """
+    if file is not None and file.exists():
+        # Before minutes are spent, and before anything is registered.
+        raise errors.Conflict(f"'{file}' exists already.", hint="Remove it, or choose another name.")
     options = base.Options(
         example=None if example is None else examples.tensors(example),
         labels=examples.labels(labels) if labels else (),

@@ -165,3 +165,10 @@ def test_times_of_day_are_in_the_past() -> None:
     assert models.parse_time("13:00", now=noon) == noon - 23 * 3600
     with pytest.raises(models.errors.UsageError):
         models.parse_time("noon", now=noon)
+
+
+def test_package_refuses_a_taken_output_before_it_begins(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "taken.windlass").write_bytes(b"another's")
+    code, _, err = run("package", "model.onnx", "--name", "m", "--output", "taken.windlass")
+    assert (code, "exists already" in err) == (5, True)
+    assert json.loads(run("--json", "models", "list")[1]) == []
