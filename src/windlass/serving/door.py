@@ -98,17 +98,16 @@ class Door:
             raise errors.NotAllowed(f"this key lacks the permission {match.permission}")
         if caller.models is not None and match.model and not visible.allows(caller.models, match.model):
             raise visible.unknown(match.model)
-        if head.length > self.limits.max_body:
-            raise errors.PayloadTooLarge(
-                f"the body has {head.length} bytes: at most {self.limits.max_body} are accepted"
-            )
+        max_body = 0 if match.permission == "health" else self.limits.max_body
+        if head.length > max_body:
+            raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {max_body} are accepted")
         action = match.route.action
         head.epoch = self._epoch
         head.permit = heads.Permit(
             match=match,
             caller=caller,
             head=base.Head(match.route.method, match.path, match.query, headers),
-            max_body=0 if match.permission == "health" else self.limits.max_body,
+            max_body=max_body,
             infer=action if isinstance(action, base.InferRoute) else None,
             encoding=headers.get(b"content-encoding", b""),
             accepts=headers.get(b"accept-encoding", b""),

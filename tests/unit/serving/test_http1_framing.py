@@ -260,6 +260,14 @@ def test_heads_that_came_before_are_not_confused(make_server: Make, parse_respon
     assert [a.body for a in parse_responses(transport.written)][5:] == [b"z", b"y", b"w"]
 
 
+def test_a_body_that_is_refused_is_refused_again(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    server = make_server()
+    data = b"GET /health HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc"
+    for _ in range(3):
+        (answer,) = parse_responses(server.ask(data))
+        assert answer.status == 413
+
+
 @pytest.mark.parametrize("before", [b"\n\r\n\r\n", b"\r\r\n\r\n", b"\n\n\r\n\r\n"])
 def test_blank_lines_are_no_head_that_came_before(
     make_server: Make, parse_responses: Callable[..., Any], before: bytes
