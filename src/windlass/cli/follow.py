@@ -6,6 +6,8 @@ Must never move an alias itself, nor touch an endpoint that was pinned to a vers
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 
 from windlass import errors, references
@@ -13,6 +15,8 @@ from windlass.cli import output
 from windlass.client import control
 from windlass.serving import launch
 from windlass.types import refs, spec
+
+_TRIES = 20
 
 
 def alias_moved(context: output.Context, name: str, alias: str) -> None:
@@ -26,12 +30,7 @@ def alias_moved(context: output.Context, name: str, alias: str) -> None:
             continue
         talk = control.Control(wanted.control)
         try:
-            current = talk.current()
-            endpoints = tuple(
-                _renewed(context, endpoint) if _follows(endpoint, name, alias) else endpoint
-                for endpoint in current.endpoints
-            )
-            talk.apply(msgspec.structs.replace(current, endpoints=endpoints, generation=current.generation + 1))
+            endpoints = _renew(context, talk, name, alias)
             version = next(e.arms[0].version for e in endpoints if e.name == name)
             where = talk.status()["addresses"]["listen"]
             context.say(f"the server on {where} now answers {name} with version {version}")
@@ -43,6 +42,20 @@ def alias_moved(context: output.Context, name: str, alias: str) -> None:
         raise errors.GateRefused(
             "; ".join(refused), hint=f"Go back with: windlass models alias {name} {alias} --rollback"
         )
+
+
+def _renew(context: output.Context, talk: control.Control, name: str, alias: str) -> tuple[spec.Endpoint, ...]:
+    """The endpoints now in force; asked again where another move put its spec in force meanwhile."""
+    for _ in range(_TRIES):
+        current = talk.current()
+        endpoints = tuple(
+            _renewed(context, endpoint) if _follows(endpoint, name, alias) else endpoint
+            for endpoint in current.endpoints
+        )
+        with contextlib.suppress(errors.Conflict):
+            talk.apply(msgspec.structs.replace(current, endpoints=endpoints, generation=current.generation + 1))
+            return endpoints
+    raise errors.Unavailable("many change its spec at once")
 
 
 def _follows(endpoint: spec.Endpoint, name: str, alias: str) -> bool:
