@@ -145,6 +145,8 @@ class Batcher:
         # Runs out when `delay_s` is over, unless a batch is full before.
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        # Whether a call that waits is held, so that it leaves at once when it ends early.
+        self._held = False
         self.queued_rows = 0
 
     def submit(self, call: inference.Call) -> None:
@@ -164,6 +166,7 @@ class Batcher:
         self.queued_rows += rows
         if self._instance.busy:
             call.held_by(self._forget)
+            self._held = True
         elif not self._scheduled:
             if self._plan.delay_s > 0 and self.queued_rows < self._plan.max_rows:
                 if self._timer is None:
@@ -203,8 +206,18 @@ class Batcher:
         else:
             key, queue = min(queues.items(), key=lambda item: _urgency(item[1][0]))
         limit = self._plan.max_rows if self._batched else 1
+        if self.queued_rows <= limit and len(queues) == 1:
+            # The usual case: all that is queued fits, and nothing in it has to be looked at more closely.
+            calls = [call for call in queue if call.deadline is None and not call.done]
+            if len(calls) == len(queue):
+                for call in calls if self._held else ():
+                    call.held_by(None)
+                self._held = False
+                self.queued_rows = 0
+                del queues[key]
+                return calls
         taken = rows = 0
-        calls: list[inference.Call] = []
+        calls = []
         while queue:
             call = queue[0]
             if call.done or (call.deadline is not None and call.deadline <= self._clock()):

@@ -35,37 +35,36 @@ class Block:
 
 
 class Histogram:
-    """Counts per bucket and their sum. `scale` turns an observed value into the integer that is summed."""
+    """Counts per bucket, and the sum of the values in a slot of its own that holds a double."""
 
-    __slots__ = ("_scale", "_sum", "bounds", "counts")
+    __slots__ = ("_sum", "bounds", "counts")
 
-    def __init__(self, block: Block, bounds: tuple[float, ...], scale: float) -> None:
+    def __init__(self, block: Block, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = block.take(len(bounds) + 1)
-        self._sum = block.take(1)
-        self._scale = scale
+        self._sum = block.take(1).cast("B").cast("d")
 
     def observe(self, value: float) -> None:
         """Count one value into the bucket whose upper bound is the first not below it."""
         self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self._sum[0] += int(value * self._scale)
+        self._sum[0] += value
 
     def observe_all(self, values: list[float]) -> None:
         """Count several values at once."""
         counts, bounds, find = self.counts, self.bounds, bisect.bisect_left
         for value in values:
             counts[find(bounds, value)] += 1
-        self._sum[0] += int(sum(values) * self._scale)
+        self._sum[0] += sum(values)
 
     @property
     def total(self) -> float:
         """The sum of all values observed."""
-        return self._sum[0] / self._scale
+        return float(self._sum[0])
 
     @property
-    def scaled(self) -> int:
-        """The sum as the integer that is kept (nanoseconds for times)."""
-        return self._sum[0]
+    def nanoseconds(self) -> int:
+        """The sum of times observed in seconds."""
+        return round(self.total * 1e9)
 
 
 class Requests:
@@ -75,7 +74,7 @@ class Requests:
 
     def __init__(self, block: Block) -> None:
         self.outcomes = block.take(len(OUTCOMES))
-        self.latency = Histogram(block, SECONDS, 1e9)
+        self.latency = Histogram(block, SECONDS)
 
 
 class Runs:
@@ -85,9 +84,9 @@ class Runs:
 
     def __init__(self, block: Block) -> None:
         self.rows = block.take(1)
-        self.queue = Histogram(block, SECONDS, 1e9)
-        self.run = Histogram(block, SECONDS, 1e9)
-        self.batch = Histogram(block, ROWS, 1.0)
+        self.queue = Histogram(block, SECONDS)
+        self.run = Histogram(block, SECONDS)
+        self.batch = Histogram(block, ROWS)
         self.batches: dict[int, tuple[int, int]] = {}
         self.last_ms = 0
 

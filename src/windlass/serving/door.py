@@ -72,7 +72,12 @@ class Door:
             raise errors.Unauthenticated("this key is not valid")
         if permit.infer is None:
             return permit
-        view = self._find(permit)
+        match = permit.match
+        try:
+            view = self._models.find(match.model, match.version)
+        except errors.NotFound as e:
+            seen = [state.name for state in self.models_for(permit.caller).states()]
+            raise errors.NotFound(e.message, hint=refs.nearest(match.model, seen)) from None
         if self.in_flight >= self.limits.max_in_flight:
             raise errors.Overloaded("the server has as many requests in flight as it may")
         if view is not permit.view:
@@ -119,14 +124,6 @@ class Door:
     def models_for(self, caller: identity.Identity) -> directory.ModelDirectory:
         """The models as this caller may see them."""
         return self._models if caller.models is None else visible.Visible(self._models, caller.models)
-
-    def _find(self, permit: heads.Permit) -> directory.ModelView:
-        match = permit.match
-        try:
-            return self._models.find(match.model, match.version)
-        except errors.NotFound as e:
-            seen = [state.name for state in self.models_for(permit.caller).states()]
-            raise errors.NotFound(e.message, hint=refs.nearest(match.model, seen)) from None
 
     def _check_host(self, host: bytes) -> None:
         """Refuse names that are not ours, so that a page cannot reach this server by a name that it controls."""
