@@ -68,8 +68,9 @@ def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:
             "The admin port listens on loopback only.", hint="Leave out its host, or use 127.0.0.1."
         )
     if not addresses.is_loopback(host) and not insecure:
+        lacks = "no TLS" if wanted.keys else "neither keys nor TLS"
         raise errors.NotAllowed(
-            f"{host} can be reached from other machines, and this server has neither keys nor TLS yet.",
+            f"{host} can be reached from other machines, and this server has {lacks}.",
             hint="Serve on 127.0.0.1 behind a proxy that has both, or say --insecure if the network is trusted.",
         )
 

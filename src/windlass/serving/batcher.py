@@ -156,9 +156,7 @@ class Batcher:
         if self.queued_rows + rows > self._plan.max_queue and self.queued_rows:
             call.fail(errors.Overloaded(f"the queue of model '{request.model}' is full"))
             return
-        key = request.key
-        if self._ragged is not None:
-            key = self._ragged.bucket(key)
+        key = self._key(call)
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = collections.deque()
@@ -175,12 +173,26 @@ class Batcher:
                 self._scheduled = True
                 self._loop.call_soon(self._flush)
 
+    def _key(self, call: inference.Call) -> contract.ShapeKey:
+        """What a call must have in common with those it shares a run with: its shapes, and its priority."""
+        key = call.request.key if self._ragged is None else self._ragged.bucket(call.request.key)
+        return key if call.priority == inference.INTERACTIVE else ((-call.priority,), *key)
+
     def _flush(self) -> None:
         self._scheduled = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._flushing = True
+        try:
+            ran = self._drain()
+        finally:
+            self._flushing = False
+        if ran == 1 and self._answered_one is not None:
+            self._answered_one()
+
+    def _drain(self) -> int:
+        """Run what is queued as long as the instance takes it; how many calls that were."""
         ran = 0
         while not self._instance.busy:
             if self._retries:
@@ -194,9 +206,7 @@ class Batcher:
                     self._run(calls)
             else:
                 break
-        self._flushing = False
-        if ran == 1 and self._answered_one is not None:
-            self._answered_one()
+        return ran
 
     def _take(self) -> list[inference.Call]:
         """The next batch: from the bucket whose first call has the earliest deadline, or came first."""
@@ -239,7 +249,7 @@ class Batcher:
 
     def _forget(self, call: inference.Call) -> None:
         """A held call ended while it waited: it leaves at once and never reaches the model."""
-        key = call.request.key if self._ragged is None else self._ragged.bucket(call.request.key)
+        key = self._key(call)
         queue = self._queues[key]
         queue.remove(call)
         if not queue:

@@ -42,6 +42,8 @@ class Door:
         self.table = table
         self.limits = limits
         self.in_flight = 0
+        # Bytes of bodies that came in parts, kept until their requests are answered.
+        self.pending_bytes = 0
         self._models = models
         self._trusted = trusted
         self._clock = clock
@@ -58,6 +60,9 @@ class Door:
         """The keys from now on; whoever was remembered is forgotten, so that a revoked key ends at once."""
         self._pepper = read_pepper(pepper)
         self._keys = {key.id: key for key in known}
+        if known and self._trusted is not identity.OPERATOR:
+            # A server that had keys does not open again when the last one is revoked.
+            self._trusted = None
         self._known_callers = {}
         self._epoch += 1
         self.memory.forget()
@@ -145,7 +150,9 @@ class Door:
         return self._known_callers.get(credential) or self._check_key(credential)
 
     def _check_key(self, credential: bytes) -> identity.Identity:
-        text = credential.decode("latin-1").removeprefix("Bearer ").strip()
+        text = credential.decode("latin-1")
+        if text[:7].lower() == "bearer ":
+            text = text[7:].strip()
         parsed = keys.parse(text)
         key = self._keys.get(parsed[0]) if parsed is not None else None
         # A key that does not exist costs what a wrong one does.

@@ -101,10 +101,15 @@ class Exchange(msgspec.Struct, eq=False):
     def receive(self, data: bytes) -> None:
         """Keep a part of the body, or throw it away after a refusal."""
         permit = self.permit
-        if self.refused or permit is None:
+        if self.refused or self.answered or permit is None:
             return
+        door = self._listener.door
         self._size += len(data)
-        if self._size > permit.max_body:
+        door.pending_bytes += len(data)
+        if door.pending_bytes > door.limits.max_pending_bytes:
+            self.keep_alive = False
+            self.refuse(errors.Overloaded("the server holds as many bytes of unanswered requests as it may"))
+        elif self._size > permit.max_body:
             self.keep_alive = False
             self.refuse(errors.PayloadTooLarge(f"the body has more than the {permit.max_body} bytes accepted"))
         elif not self._body:
@@ -279,6 +284,9 @@ class Exchange(msgspec.Struct, eq=False):
     def _send(self, answer: base.Answer, extra: bytes) -> None:
         self.answered = True
         self._call = None
+        if self._size:
+            self._listener.door.pending_bytes -= self._size
+            self._size = 0
         permit = self.permit
         if permit is not None and permit.accepts and len(answer.body) >= responses.COMPRESS_FROM:
             encoding = responses.acceptable_encoding(permit.accepts)

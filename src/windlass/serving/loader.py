@@ -44,9 +44,7 @@ def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
     """Load the endpoint's one arm; the error says what is wrong with it."""
     arm = endpoint.arms[0]
     started = time.perf_counter()
-    package = (
-        archive.open_path(Path(arm.path)) if arm.path else archive.open_store(blobs.BlobStore(arm.store), arm.digest)
-    )
+    package = _open(endpoint.name, arm)
     if package.digest != arm.digest:
         raise errors.CorruptPackage(
             f"the package of '{endpoint.name}' has the digest {package.digest}, not {arm.digest}"
@@ -71,6 +69,17 @@ def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
     inline = timing.usual_s < measure.INLINE_BELOW_S if endpoint.placement == "auto" else endpoint.placement == "inline"
     seconds = time.perf_counter() - started
     return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds)
+
+
+def _open(name: str, arm: spec.Arm) -> archive.Package:
+    """The arm's package. Where it lies on this machine goes to the log: callers are told why a model is not there."""
+    try:
+        if arm.path:
+            return archive.open_path(Path(arm.path))
+        return archive.open_store(blobs.BlobStore(arm.store), arm.digest)
+    except (errors.NotFound, errors.Unavailable) as e:
+        log.error("the package of '%s' cannot be read: %s", name, e.message)
+        raise errors.Unavailable(f"the package of '{name}' cannot be read by this server") from None
 
 
 def _on_probation(arm: spec.Arm, verdicts: Path) -> None:

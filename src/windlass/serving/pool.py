@@ -53,23 +53,27 @@ class Pool:
         `Conflict` if the spec is not newer than the one in force. Any load error leaves everything as it was.
         """
         async with self._changing:
-            if wanted.generation <= self.generation:
-                raise errors.Conflict(
-                    f"generation {wanted.generation} is not above {self.generation}, which is in force"
-                )
+            self.check_generation(wanted)
             for endpoint in (*wanted.endpoints, *wanted.repository):
                 check_endpoint(endpoint)
             new = [e for e in wanted.endpoints if e.name not in self.served or self.served[e.name].endpoint != e]
             loaded = await self._load_all(new)
+            prepared = self._prepare_all(new, loaded)
+            # From here on nothing can fail: all of the spec is in force, or none of it.
             self._repository = {e.name: e for e in wanted.repository}
             self._managed = wanted.managed
             self.generation = wanted.generation
-            for endpoint, version in zip(new, loaded, strict=True):
-                self._swap(endpoint, version)
+            for served in prepared:
+                self._swap(served)
             keep = {e.name for e in wanted.endpoints} | set(self._repository)
             for name in [name for name in self.served if name not in keep]:
                 self._retire(self.served.pop(name))
             self._failed = {name: reason for name, reason in self._failed.items() if name in keep}
+
+    def check_generation(self, wanted: spec.Spec) -> None:
+        """`Conflict` unless the spec is newer than the one in force."""
+        if wanted.generation <= self.generation:
+            raise errors.Conflict(f"generation {wanted.generation} is not above {self.generation}, which is in force")
 
     async def _load_all(self, endpoints: list[spec.Endpoint]) -> list[loader.Loaded]:
         loaded: list[loader.Loaded] = []
@@ -89,7 +93,15 @@ class Pool:
                 self._loading.pop(endpoint.name, None)
         return loaded
 
-    def _swap(self, endpoint: spec.Endpoint, loaded: loader.Loaded) -> None:
+    def _prepare_all(self, endpoints: list[spec.Endpoint], loaded: list[loader.Loaded]) -> list[Served]:
+        try:
+            return [self._prepare(endpoint, version) for endpoint, version in zip(endpoints, loaded, strict=True)]
+        except Exception:
+            for version in loaded:
+                version.session.close()
+            raise
+
+    def _prepare(self, endpoint: spec.Endpoint, loaded: loader.Loaded) -> Served:
         model = loaded.session.model
         place: instance.Inline | instance.Threaded
         place = instance.Inline(model) if loaded.inline else instance.Threaded(self._loop, model)
@@ -120,8 +132,11 @@ class Pool:
             ),
             lease=directory.Lease(),
         )
-        old = self.served.get(endpoint.name)
-        self.served[endpoint.name] = Served(endpoint, loaded, view, batch, place)
+        return Served(endpoint, loaded, view, batch, place)
+
+    def _swap(self, new: Served) -> None:
+        old = self.served.get(new.endpoint.name)
+        self.served[new.endpoint.name] = new
         if old is not None:
             self._retire(old)
 
@@ -245,7 +260,7 @@ class Pool:
         async with self._changing:
             endpoint = self._repository[name]
             loaded = await self._load_all([endpoint])
-            self._swap(endpoint, loaded[0])
+            self._swap(self._prepare_all([endpoint], loaded)[0])
 
     async def _unload_one(self, name: str) -> None:
         async with self._changing:

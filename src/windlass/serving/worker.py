@@ -78,8 +78,13 @@ class Worker:
 
     async def apply(self, wanted: spec.Spec) -> None:
         """Put a spec in force: models and keys. Addresses and limits are those the process was started with."""
-        # Before the models change: a spec is in force with its keys, or not at all.
         doors.read_pepper(wanted.key_pepper)
+        self._pool.check_generation(wanted)
+        # Revoking does not wait for models to load, nor for them to load well; a new key comes with its models.
+        known = {key.id for key in self._wanted.keys}
+        left = tuple(key for key in wanted.keys if key.id in known)
+        self._door.use_keys(left, wanted.key_pepper)
+        self._wanted = msgspec.structs.replace(self._wanted, keys=left, key_pepper=wanted.key_pepper)
         await self._pool.apply(wanted)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
         self._wanted = msgspec.structs.replace(

@@ -62,6 +62,7 @@ class ServerLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     min_body_rate: int = 1_024
     keepalive_timeout_s: float = 75.0
     max_in_flight: int = 4_096
+    max_pending_bytes: int = 1_073_741_824
 
 
 class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

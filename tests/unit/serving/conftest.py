@@ -214,8 +214,9 @@ class Server:
         return transport.written
 
     def check_settled(self) -> None:
-        """Nothing is in flight, and no model is held."""
+        """Nothing is in flight, no byte is kept, and no model is held."""
         assert self.door.in_flight == 0
+        assert self.door.pending_bytes == 0
         assert all(view.lease.held == 0 for view in self.models.views.values())
 
     def outcomes(self, name: str = "m") -> dict[str, int]:

@@ -134,3 +134,19 @@ def test_an_endless_request_line_is_refused(make_server: Make, parse_responses: 
         connection.data_received(b"a" * 1_000)
     (answer,) = parse_responses(transport.written)
     assert answer.status == 431
+
+
+@pytest.mark.promise("P-36b")
+def test_bodies_of_all_connections_share_one_budget(make_server: Callable[..., Any]) -> None:
+    server = make_server(max_pending_bytes=1_000)
+    head = b"POST /echo/m HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 900\r\n\r\n"
+    (first, one), (second, two) = server.connect(), server.connect()
+    first.data_received(head + b"a" * 600)
+    second.data_received(head + b"b" * 600)
+    server.loop.turn()
+    assert b" 503 " in two.written
+    assert one.written == b""
+    first.data_received(b"a" * 300)
+    server.loop.turn()
+    assert b" 200 " in one.written
+    server.check_settled()

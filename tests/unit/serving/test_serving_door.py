@@ -249,3 +249,25 @@ def test_a_key_is_in_no_answer_and_no_log(
     secret = text.split("_", 2)[2]
     assert secret.encode() not in told
     assert secret not in caplog.text
+
+
+@pytest.mark.promise("P-17")
+def test_a_server_that_had_keys_stays_closed_when_the_last_one_is_revoked(
+    make_server: Make, parse_responses: Callable[..., Any]
+) -> None:
+    server = make_server()
+    assert _ask(server, parse_responses, "POST", "/ask").status == 200
+    key, _ = _key()
+    server.door.use_keys((key,), PEPPER)
+    server.door.use_keys((), PEPPER)
+    assert _ask(server, parse_responses, "POST", "/ask").status == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_the_scheme_may_be_written_in_any_case(
+    make_server: Make, parse_responses: Callable[..., Any], scheme: str
+) -> None:
+    server = make_server(trusted=None)
+    key, text = _key()
+    server.door.use_keys((key,), PEPPER)
+    assert _ask(server, parse_responses, "POST", "/ask", f"Authorization: {scheme} {text}").status == 200

@@ -269,3 +269,18 @@ def test_a_fault_while_one_is_answered_does_not_silence_the_others(new_bench: Ma
     bench.loop.turn()
     assert isinstance(second.outcome, errors.InternalError)
     assert bench.batch.queued_rows == 0
+
+
+def test_the_more_urgent_runs_first_and_by_itself(new_bench: Make) -> None:
+    bench = new_bench(inline=False)
+    bench.ask(rows_of(1, 2))
+    bench.loop.turn()
+    late = bench.ask(rows_of(1, 2), priority=inference.BATCH)
+    soon = bench.ask(rows_of(1, 2), priority=inference.INTERACTIVE)
+    bench.instance.finish()
+    bench.loop.turn()
+    bench.instance.finish()
+    bench.loop.turn()
+    assert (soon.call.done, late.call.done) == (True, False)
+    bench.settle()
+    assert late.outcome.batch_rows == 1
