@@ -271,7 +271,10 @@ def package() -> str:
         "`blobs/sha256/`; as one `.windlass` file it is a ZIP archive, stored, of exactly what the manifest names.\n"
         "The SHA-256 of the manifest's canonical JSON (sorted keys, no spaces) is the package's identity. An unknown\n"
         "field, a repeated key or a NaN is refused.\n\n"
-        + structs("windlass.types.manifest", ("Manifest", "ModelSpec", "BlobRef", "TransformSpec", "Golden", "Limits"))
+        + structs(
+            "windlass.types.manifest",
+            ("Manifest", "ModelSpec", "BlobRef", "TransformSpec", "Field", "Golden", "Limits"),
+        )
         + "\n"
         + structs("windlass.types.manifest", ("Card", "Lineage"))
         + "\n"

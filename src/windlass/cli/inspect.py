@@ -54,6 +54,7 @@ def _text(digest: str, found: manifest.Manifest) -> str:
         "",
         f"runtime     {found.model.runtime} (IR {found.model.ir_version}, opset {found.model.opset})",
         f"transforms  {', '.join(t.kind for t in found.transforms) or 'none: people send tensors'}",
+        f"fields      {', '.join(f'{f.name} ({f.kind})' for f in found.fields) or 'none'}",
         f"labels      {', '.join(found.labels[:8]) + (' ...' if len(found.labels) > 8 else '') or 'none'}",
         f"limits      {limits.max_batch} rows, {limits.max_elements} elements, {limits.max_body} bytes",
         f"golden      within rtol {found.golden.rtol:g} and atol {found.golden.atol:g} of the largest value",

@@ -223,6 +223,7 @@ def _shown(shown: registries.Shown) -> str:
             "inputs": "; ".join(map(_tensor, m.signature.inputs)),
             "outputs": "; ".join(map(_tensor, m.signature.outputs)),
             "transforms": ", ".join(t.kind for t in m.transforms),
+            "fields": ", ".join(f"{f.name} ({f.kind})" for f in m.fields),
             "framework": m.lineage.framework,
             "source": m.lineage.source,
         }

@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from windlass import errors, plugins
-from windlass.packaging import archive, draft, external_data, golden, onnx_bytes
+from windlass.packaging import archive, draft, external_data, golden, onnx_bytes, session
 from windlass.packaging import manifest as manifests
 from windlass.runtimes import base
 from windlass.storage import blobs
+from windlass.transforms import chain
 from windlass.types import manifest, tensor, tensor_codec
 
 GOLDEN_BYTES = 1 << 20
@@ -59,6 +60,9 @@ def build(
         files = onnx_bytes.canonical(files)
         contents = external_data.check(files)
     inputs, outputs = _golden(source, files)
+    # Read off the loaded transforms, so that versions can be compared by what people send without loading either.
+    loaded = [session.load_transform(t.kind, t.parameters, t.files) for t in source.transforms]
+    people_send, media = chain.Chain(loaded).declared()
     gathered = _Blobs()
     value = manifest.Manifest(
         name=name,
@@ -81,6 +85,8 @@ def build(
             manifest.TransformSpec(kind=t.kind, parameters=dict(t.parameters), blobs=gathered.add_all(t.files))
             for t in source.transforms
         ),
+        fields=people_send,
+        media=media,
         labels=source.labels,
         limits=limits or manifest.Limits(max_batch=source.max_batch),
         card=card,

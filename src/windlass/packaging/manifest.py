@@ -21,6 +21,7 @@ from windlass.types import manifest, refs, signature, strict_json, tensor
 MAX_BYTES = 4_194_304
 MAX_BLOBS = 10_000
 MAX_TENSORS = 1_024
+MAX_FIELDS = 65_536
 MAX_TEXT = 65_536
 MAX_BLOB_BYTES = 1 << 44
 MAX_BATCH = 65_536
@@ -71,6 +72,7 @@ def check(value: manifest.Manifest) -> None:
     for position, transform in enumerate(value.transforms):
         if not _KIND.fullmatch(transform.kind):
             _refuse(f"transforms[{position}].kind", "is no name of a transform")
+    _check_fields(value)
     _check_number("golden.rtol", value.golden.rtol, 0, 1)
     _check_number("golden.atol", value.golden.atol, 0, 1)
     _check_number("limits.max_batch", value.limits.max_batch, 1, MAX_BATCH)
@@ -174,6 +176,15 @@ def _check_model(value: manifest.ModelSpec) -> None:
         _refuse("model.blobs", "is empty: a model has at least one file")
     _check_number("model.ir_version", value.ir_version, 0, 1_000)
     _check_number("model.opset", value.opset, 0, 1_000)
+
+
+def _check_fields(value: manifest.Manifest) -> None:
+    if len(value.fields) > MAX_FIELDS:
+        _refuse("fields", f"are {len(value.fields)}: at most {MAX_FIELDS} are allowed")
+    _check_unique("fields", [field.name for field in value.fields])
+    for field in value.fields:
+        _check_unique(f"fields {field.name[:64]!r}.categories", field.categories)
+    _check_unique("media", value.media)
 
 
 def _check_texts(value: manifest.Manifest) -> None:

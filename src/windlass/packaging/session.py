@@ -1,14 +1,19 @@
 """A package made ready to run: the one place where transforms meet a runtime.
 
-Used by verify, serving workers and `sdk`. Loading checks digests, external data, the signature against the model, and
-the golden outputs, in this order. Must never import a capture library, the registry, or any plugin not asked for.
+Used by build, verify, serving workers and `sdk`. Loading checks digests, external data, the signature against the
+model, the fields against the transforms, and the golden outputs, in this order. Must never import a capture library,
+the registry, or any plugin not asked for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from windlass import errors, plugins
 from windlass.packaging import archive, external_data, golden
 from windlass.runtimes import base
+from windlass.transforms import base as transforms
 from windlass.transforms import chain
 from windlass.types import contract as contracts
 from windlass.types import fields, signature, tensor, tensor_codec
@@ -72,6 +77,8 @@ def open(  # noqa: A001 - read as session.open
     try:
         check_signature(package.manifest.signature, model)
         session = Session(package, model, _transformer(package))
+        if session.transformer.declared() != (package.manifest.fields, package.manifest.media):
+            raise errors.CorruptPackage("The fields that the manifest lists are not those that its transforms read.")
         if check_golden:
             session.golden_excess = _check_golden(session)
     except BaseException:
@@ -98,14 +105,17 @@ def check_signature(declared: signature.Signature, model: base.LoadedModel) -> N
 
 
 def _transformer(package: archive.Package) -> chain.Chain:
-    loaded = []
-    for spec in package.manifest.transforms:
-        kind = plugins.load("transforms", spec.kind)
-        try:
-            loaded.append(kind.load(spec.parameters, package.transform_files(spec)))
-        except errors.InvalidInput as e:
-            raise errors.CorruptPackage(f"The transform '{spec.kind}' of the package is refused: {e.message}") from None
-    return chain.Chain(loaded)
+    specs = package.manifest.transforms
+    return chain.Chain([load_transform(s.kind, s.parameters, package.transform_files(s)) for s in specs])
+
+
+def load_transform(kind: str, parameters: Mapping[str, Any], files: Mapping[str, bytes]) -> transforms.Transform:
+    """One transform of a package, or of one that is being built; `CorruptPackage` if its kind refuses it."""
+    plugin: type[transforms.TransformKind] = plugins.load("transforms", kind)
+    try:
+        return plugin.load(parameters, files)
+    except errors.InvalidInput as e:
+        raise errors.CorruptPackage(f"The transform '{kind}' of the package is refused: {e.message}") from None
 
 
 def _check_golden(session: Session) -> float:

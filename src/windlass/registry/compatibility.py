@@ -11,6 +11,7 @@ from windlass.types import manifest, signature
 def breaks(new: manifest.Manifest, old: manifest.Manifest) -> tuple[str, ...]:
     """One sentence for each way in which callers of `old` would notice `new`; empty if they would not."""
     found = list(signature_breaks(new.signature, old.signature))
+    _fields(new, old, found)
     for field in ("max_batch", "max_elements", "max_body"):
         mine, theirs = getattr(new.limits, field), getattr(old.limits, field)
         if mine < theirs:
@@ -18,6 +19,31 @@ def breaks(new: manifest.Manifest, old: manifest.Manifest) -> tuple[str, ...]:
     if new.labels != old.labels:
         found.append(f"the labels change from {_listed(old.labels)} to {_listed(new.labels)}")
     return tuple(found)
+
+
+def _fields(new: manifest.Manifest, old: manifest.Manifest, found: list[str]) -> None:
+    """What people send, before the transforms: a form, a CSV file's columns, a picture."""
+    known = {field.name for field in old.fields}
+    if new.fields and not old.fields:
+        found.append("people must now send fields, and sent tensors")
+    found.extend(
+        f"the field '{field.name}' is new and required, and callers do not send it"
+        for field in new.fields
+        if field.required and field.name not in known
+    )
+    offered = {field.name: field for field in new.fields}
+    for before in old.fields:
+        after = offered.get(before.name)
+        if after is None:
+            found.append(f"the field '{before.name}' is no longer taken")
+            continue
+        if after.kind != before.kind:
+            found.append(f"the field '{before.name}' changes from {before.kind} to {after.kind}")
+        if after.required and not before.required:
+            found.append(f"the field '{before.name}' is now required")
+        if after.categories and not (before.categories and set(before.categories) <= set(after.categories)):
+            found.append(f"the field '{before.name}' takes fewer categories")
+    found.extend(f"a body of {kind} is no longer taken" for kind in old.media if kind not in new.media)
 
 
 def signature_breaks(new: signature.Signature, old: signature.Signature) -> tuple[str, ...]:

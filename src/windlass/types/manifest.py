@@ -67,6 +67,18 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     intended_use: str = ""
 
 
+class Field(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One thing that a person sends for each row, as `types.fields.Field` has it but for the prose.
+
+    `categories` are the only ones taken; without any, a category may be any text.
+    """
+
+    name: str
+    kind: Literal["text", "image", "number", "category"]
+    required: bool = True
+    categories: tuple[str, ...] = ()
+
+
 class Lineage(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Where it came from: framework and version, source commit, digests of data, the parent's digest, a recipe."""
 
@@ -87,6 +99,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     model: ModelSpec
     golden: Golden
     transforms: tuple[TransformSpec, ...] = ()
+    # What people send, and the media types of a body that is one field's value: what the transforms say when loaded.
+    fields: tuple[Field, ...] = ()
+    media: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     limits: Limits = Limits()
     card: Card = Card()

@@ -190,3 +190,47 @@ def test_labels_are_kept() -> None:
         new = msgspec.structs.replace(old, labels=labels)
         assert compatibility.breaks(new, old) == (f"the labels change from 'no', 'yes' to {told}",)
     assert compatibility.breaks(old, old) == ()
+
+
+def sends(*fields: manifest.Field, media: tuple[str, ...] = ()) -> manifest.Manifest:
+    blob = manifest.BlobRef("sha256:" + "0" * 64, 1)
+    return manifest.Manifest(
+        name="m",
+        kind="model",
+        signature=OLD,
+        model=manifest.ModelSpec(runtime="echo", blobs={"a": blob}),
+        golden=manifest.Golden(blob, blob, 0.0, 0.0),
+        fields=fields,
+        media=media,
+    )
+
+
+AGE = manifest.Field("age", "number")
+SEX = manifest.Field("sex", "category", categories=("f", "m"))
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "told"),
+    [
+        (sends(change(AGE, name="Age")), sends(AGE), ("'Age' is new and required", "'age' is no longer taken")),
+        (sends(AGE, SEX), sends(AGE), ("'sex' is new and required",)),
+        (sends(AGE, change(SEX, required=False)), sends(AGE), ()),
+        (sends(AGE), sends(AGE, change(SEX, required=False)), ("'sex' is no longer taken",)),
+        (sends(change(AGE, kind="text")), sends(AGE), ("'age' changes from number to text",)),
+        (sends(AGE), sends(change(AGE, required=False)), ("'age' is now required",)),
+        (sends(change(AGE, required=False)), sends(AGE), ()),
+        (sends(change(SEX, categories=("f",))), sends(SEX), ("'sex' takes fewer categories",)),
+        (sends(SEX), sends(change(SEX, categories=())), ("'sex' takes fewer categories",)),
+        (sends(change(SEX, categories=("x", "m", "f"))), sends(SEX), ()),
+        (sends(change(SEX, categories=())), sends(SEX), ()),
+        (sends(AGE), sends(AGE, media=("image/png",)), ("a body of image/png is no longer taken",)),
+        (sends(AGE, media=("image/png",)), sends(AGE), ()),
+        (sends(), sends(AGE), ("'age' is no longer taken",)),
+        (sends(change(AGE, required=False)), sends(), ("people must now send fields, and sent tensors",)),
+        (sends(SEX, AGE), sends(AGE, SEX), ()),
+    ],
+)
+def test_what_people_sent_is_still_taken(new: manifest.Manifest, old: manifest.Manifest, told: tuple[str, ...]) -> None:
+    found = compatibility.breaks(new, old)
+    assert len(found) == len(told)
+    assert all(part in sentence for part, sentence in zip(told, found, strict=True))
