@@ -51,6 +51,8 @@ class Deletion:
                     hint=f"Move the alias first: windlass models alias {name} {held[0]} VERSION",
                 )
             if old.status == "DELETED":
+                # Whoever deleted it may have died before the record was written: a rebuild must not bring it back.
+                self._records.write(old)
                 return Deleted(name, number, old.digest, (), 0, ())
             new = versions.set_status(connection, old, "DELETED", reason)
             digests = retention.release(connection, old.id)

@@ -95,10 +95,12 @@ class Registration:
     def quarantine(self, digest: str, reason: str) -> tuple[versions.Version, ...]:
         """See `Registry.quarantine`."""
         with self._rows.write() as connection:
-            sound = [v for v in versions.holding(connection, digest) if v.status != "QUARANTINED"]
-            changed = [(old, self._step(connection, old, "QUARANTINED", reason)) for old in sound]
+            changed = [
+                (old, old if old.status == "QUARANTINED" else self._step(connection, old, "QUARANTINED", reason))
+                for old in versions.holding(connection, digest)
+            ]
         self._record(changed)
-        return tuple(new for _, new in changed)
+        return tuple(new for old, new in changed if new != old)
 
     def _put(self, package: Package, needed: Mapping[str, manifest.BlobRef]) -> None:
         for digest in needed:
@@ -170,9 +172,12 @@ class Registration:
         return version
 
     def _record(self, changed: Iterable[tuple[versions.Version, versions.Version]]) -> None:
+        """Write the records; also of what was so before, as whoever changed it may have died before its record."""
         for old, new in changed:
             if new != old:
                 self._records.replace(old, new)
+            else:
+                self._records.write(new)
 
 
 def _check_evidence(digest: str, found: Iterable[evidences.Evidence]) -> None:
