@@ -74,20 +74,29 @@ class BlobStore:
     def read(self, blob: manifest.BlobRef | str, size: int | None = None) -> Buffer:
         """The bytes of a blob, hashed before they are returned: in memory, or a read-only map above 64 MB.
 
-        `NotFound` if there is none; `CorruptPackage` if the bytes are not the digest's: it is then in quarantine.
+        `NotFound` if there is none; `CorruptPackage` if the bytes are not the digest's (the blob is then in
+        quarantine), or if they are and only the size asked for is wrong (it then stays where it is).
         """
         digest, size = (blob.digest, blob.size) if isinstance(blob, manifest.BlobRef) else (blob, size)
         data = self._volume.read(_key("sha256", digest), size)
         if data is None:
             raise errors.NotFound(f"The blob {digest} is not in the store.")
         wrong = _difference(data, digest, size)
-        if wrong:
-            self._quarantine_if_writable(digest, wrong)
+        if not wrong:
+            return data
+        # A size comes from a manifest that somebody wrote: it must not take away a blob that others need.
+        whole = data if size is None else self._volume.read(_key("sha256", digest), None)
+        broken = "" if whole is None else _difference(whole, digest, None)
+        if not broken:
             raise errors.CorruptPackage(
-                f"The blob {digest} is corrupt: {wrong}. It was put into quarantine.",
-                hint="Import the package again, or restore the blob from a copy.",
+                f"The blob {digest} is not the one that is asked for: {wrong}.",
+                hint="The manifest that names it is wrong: get the package again.",
             )
-        return data
+        self._quarantine_if_writable(digest, broken)
+        raise errors.CorruptPackage(
+            f"The blob {digest} is corrupt: {broken}. It was put into quarantine.",
+            hint="Import the package again, or restore the blob from a copy.",
+        )
 
     def exists(self, digest: str) -> bool:
         """Whether a blob of this digest is in use (trash and quarantine do not count)."""
