@@ -39,7 +39,11 @@ class FileOperations:
     def create(self, path: Path) -> int:
         """A new file, opened for writing and locked, so that a sweep can tell it from a dead writer's."""
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o440)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
 
     def write(self, fd: int, data: volume.Buffer) -> int:
