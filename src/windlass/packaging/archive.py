@@ -90,13 +90,6 @@ def open_store(store: blobs.BlobStore, digest: str) -> Package:
     return Package(manifests.decode(store.read(digest)), store.read)
 
 
-def import_to(store: blobs.BlobStore, package: Package) -> manifest.BlobRef:
-    """Put every blob into the store and, when all are durable, the manifest, whose reference is returned."""
-    for ref in package.manifest.blobs().values():
-        store.put(package.read(ref))
-    return store.put(manifests.encode(package.manifest))
-
-
 def write_zip(package: Package, path: Path) -> None:
     """Write the package as one file; the same package gives the same bytes on every machine.
 

@@ -1,7 +1,8 @@
 """API keys: `wl_<id>_<43 characters>`, of which a server stores only an HMAC.
 
-Made by the command line, checked at the server's door on every request. 256 random bits need no slow hash: HMAC-SHA256
-under a pepper that is kept apart from the stored values. Must never be given a store, nor put a key into a message.
+Made by an operator's script, checked at the server's door on every request. 256 random bits need no slow hash:
+HMAC-SHA256 under a pepper that is kept apart from the stored values. Must never be given a store, nor put a key into a
+message.
 """
 
 from __future__ import annotations
@@ -36,8 +37,3 @@ def parse(text: str) -> tuple[str, str] | None:
 def hmac_of(text: str, pepper: bytes) -> str:
     """What is stored of a key: HMAC-SHA256 of its whole text, so that a secret is bound to its id. 64 hex digits."""
     return hmac.digest(pepper, text.encode(), hashlib.sha256).hex()
-
-
-def matches(text: str, pepper: bytes, stored: str) -> bool:
-    """Whether `stored` is this key's HMAC, in a time that does not tell how much of it is right."""
-    return hmac.compare_digest(hmac_of(text, pepper), stored)

@@ -34,7 +34,7 @@ import msgspec
 
 import windlass
 from windlass import errors
-from windlass.security import confine, temporary
+from windlass.security import confine
 
 GIB = 1 << 30
 _TICK_S = 0.05
@@ -136,13 +136,6 @@ def run(
             hint="Use Linux 5.13 or newer with Landlock and seccomp, or allow a weaker sandbox if you trust it.",
         )
     return Result(process.returncode, outputs[0], outputs[1], missing, killed_by)
-
-
-def available() -> dict[str, bool]:
-    """Which walls this machine grants, found by raising them in a child."""
-    with temporary.folder("windlass-") as folder:
-        missing = run((), scratch=folder, limits=Limits(wall_s=30.0), allow_weaker=True).missing
-    return {wall: wall not in missing for wall in (*confine.REQUIRED, "namespaces")}
 
 
 def python_paths() -> tuple[str, ...]:

