@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeAlias
 from windlass import errors
 from windlass.packaging import manifest as manifests
 from windlass.packaging import zip_format
-from windlass.storage import blobs
+from windlass.storage import blobs, local_volume
 from windlass.types import manifest
 
 MANIFEST = "manifest.json"
@@ -188,12 +188,16 @@ def _read_zip(path: Path, entry: zip_format.Entry, ref: manifest.BlobRef) -> Buf
 
 
 def _contents(file: BinaryIO, start: int, size: int) -> Buffer:
-    """A part of a file: in memory, or above 64 MB a view on a read-only map of the very file that was opened."""
-    if size <= MAP_ABOVE:
+    """A part of a file: in memory, or above 64 MB a view on a read-only map of the very file that was opened.
+
+    A map only where nobody else may write the file, as it could change after it was hashed.
+    """
+    status = os.fstat(file.fileno())
+    if status.st_size < start + size:
+        return b""
+    if size <= MAP_ABOVE or not local_volume.only_ours(status):
         file.seek(start)
         return file.read(size)
-    if os.fstat(file.fileno()).st_size < start + size:
-        return b""
     return memoryview(mmap.mmap(file.fileno(), start + size, access=mmap.ACCESS_READ))[start:]
 
 

@@ -72,7 +72,9 @@ class BlobStore:
         return self._put_stream(data)
 
     def read(self, blob: manifest.BlobRef | str, size: int | None = None) -> Buffer:
-        """The bytes of a blob, hashed before they are returned: in memory, or a read-only map above 64 MB.
+        """The bytes of a blob, hashed before they are returned: in memory, or above 64 MB a read-only map.
+
+        A file that others may write is read into memory whatever its size, as a map of it could change after its hash.
 
         `NotFound` if there is none; `CorruptPackage` if the bytes are not the digest's (the blob is then in
         quarantine), or if they are and only the size asked for is wrong (it then stays where it is).

@@ -30,6 +30,11 @@ _TRANSIENT = frozenset(
 _FULL = frozenset((errno.ENOSPC, errno.EDQUOT))
 
 
+def only_ours(status: os.stat_result) -> bool:
+    """Whether nobody but us and root may write a file: a map of any other could change after it was hashed."""
+    return status.st_uid in (os.geteuid(), 0) and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 class FileOperations:
     """Every operation by which the volume changes the disk; tests pass one that fails where they want."""
 
@@ -115,7 +120,7 @@ class LocalVolume:
             self._sync_entry(self._root / key, made=False)
 
     def read(self, key: str, size: int | None) -> volume.Buffer | None:
-        """All bytes of a key; above 64 MB a read-only map of the very file that was opened."""
+        """All bytes of a key; above 64 MB a read-only map of the very file that was opened, if it is `only_ours`."""
         try:
             fd = os.open(self._root / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -128,10 +133,11 @@ class LocalVolume:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
                 return b""
-            if status.st_size > MAP_ABOVE and (size is None or size == status.st_size):
+            whole = size is None or size == status.st_size
+            if whole and status.st_size > MAP_ABOVE and only_ours(status):
                 return memoryview(mmap.mmap(fd, status.st_size, access=mmap.ACCESS_READ))
             with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read(min(status.st_size, MAP_ABOVE) + 1)
+                return file.read((status.st_size if whole else min(status.st_size, MAP_ABOVE)) + 1)
         except OSError as e:
             raise errors.Unavailable(f"The blob store could not read ({_reason(e)}).") from None
         finally:

@@ -148,6 +148,23 @@ def test_large_blobs_are_read_only_maps_of_the_file(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.promise("P-60")
+@pytest.mark.parametrize("mode", [0o660, 0o606])
+@pytest.mark.parametrize("kind", ["zip", "folder"])
+def test_a_file_that_others_may_write_does_not_change_after_it_was_hashed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mode: int
+) -> None:
+    monkeypatch.setattr(archive, "MAP_ABOVE", 1000)
+    package = written(kind, tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(mode)
+    data = package.read(ref(MODEL))
+    for path in files:
+        path.write_bytes(bytes(path.stat().st_size))
+    assert data == MODEL
+
+
+@pytest.mark.promise("P-60")
 @pytest.mark.parametrize("map_above", [1000, 1 << 20], ids=["mapped", "read"])
 @pytest.mark.parametrize("kind", ["zip", "folder", "store"])
 def test_bytes_that_change_after_opening_are_found_when_they_are_read(

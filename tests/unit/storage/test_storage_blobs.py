@@ -193,6 +193,29 @@ class TestCorruption:
                 store.read(ref)
             assert store.put(data) == ref
 
+    @pytest.mark.promise("P-60")
+    @pytest.mark.parametrize("mode", [0o660, 0o606, 0o640])
+    @pytest.mark.parametrize("owner", ["us", "root", "somebody else"])
+    def test_a_large_blob_that_others_may_write_is_copied(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, mode: int, owner: str
+    ) -> None:
+        monkeypatch.setattr(local_volume, "MAP_ABOVE", 1000)
+        data = os.urandom(5000)
+        store = blobs.BlobStore(tmp_path)
+        ref = store.put(data)
+        path = place(tmp_path, data)
+        path.chmod(mode)
+        # A test may not be allowed to give a file away: what is opened seems to be another's.
+        fstat, uid = os.fstat, {"us": 1000, "root": 0, "somebody else": 1001}[owner]
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((*fstat(fd)[:4], uid, *fstat(fd)[5:])))
+        held = [store.read(ref), store.read(ref.digest)]
+        mapped = mode == 0o640 and owner != "somebody else"
+        assert [isinstance(each, memoryview) for each in held] == [mapped, mapped]
+        if not mapped:
+            path.write_bytes(bytes(5000))
+        assert all(each == data for each in held)
+
     @pytest.mark.threat("V16")
     @pytest.mark.parametrize("kind", ["symlink", "fifo", "directory"])
     def test_only_regular_files_are_blobs(self, tmp_path: Path, kind: str, place: Place) -> None:
