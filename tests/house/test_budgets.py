@@ -8,11 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-import pytest
-
-PRODUCT = Path(__file__).parents[2] / "src" / "windlass"
 RUNS = 5
 IMPORT_MS = 80
 HELP_MS = 200
@@ -62,7 +58,6 @@ def test_importing_windlass_is_light() -> None:
     assert cpu_ms("import windlass") < IMPORT_MS
 
 
-@pytest.mark.skipif(not (PRODUCT / "cli" / "main.py").exists(), reason="there is no command line yet")
 def test_help_is_quick() -> None:
     program = (
         "import sys\nfrom windlass.cli import main\nsys.argv = ['windlass', '--help']\n"
@@ -80,7 +75,6 @@ for kind in ("runtimes", "transforms", "protocols"):
 """
 
 
-@pytest.mark.skipif(not (PRODUCT / "serving" / "worker.py").exists(), reason="there is no worker yet")
 def test_a_worker_knows_no_control_plane_and_no_framework() -> None:
     loaded = loaded_by(f"import windlass.serving.worker\n{SERVER_PLUGINS}")
     assert "windlass.serving.worker" in loaded
