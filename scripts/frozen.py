@@ -82,7 +82,7 @@ def columns() -> Iterator[str]:
             yield f"{table.name}.{column.name} {column.type!r}{'' if column.nullable else ' not null'}"
 
 
-LISTS: dict[str, tuple[Callable[[], Iterator[str]], str]] = {
+LISTS: dict[str, Callable[[], Iterator[str]]] = {
     "error_codes": error_codes,
     "routes": routes,
     "public_names": public_names,
