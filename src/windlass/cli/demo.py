@@ -108,7 +108,7 @@ def _ask(
             context.say(f"  note: {model.name} is wrong about this one")
     context.say(output.table(("model", "asked with", "answer", "truth", "first ms", "then ms"), rows))
     _say(context, "\n   ... and as a program would: tensors, over the Open Inference Protocol")
-    picture = np.asarray(trained[0].example)[:1]
+    picture = np.asarray(trained[0].example)[1:2]
     logits, first, rest = _timed(lambda: client.infer("digits", {"image": picture}))
     name, array = next(iter(logits.items()))
     context.say(
