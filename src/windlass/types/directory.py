@@ -5,8 +5,8 @@ Implemented by serving, used by every protocol; the seam between the two. Must n
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 
@@ -14,6 +14,8 @@ from windlass import errors
 from windlass.types import contract, fields, inference, manifest, signature
 
 State = Literal["READY", "LOADING", "UNAVAILABLE"]
+# Decodes the body of a request once more, for another arm's view: its request, or the error that its contract gives.
+Again: TypeAlias = Callable[["ModelView"], inference.InferRequest]
 
 
 class Lease:
@@ -44,11 +46,18 @@ class Lease:
             self._on_free = on_free
 
 
+def _room_for_all(_caller: str) -> None:
+    """A view that bounds no queue."""
+
+
 class ModelView(msgspec.Struct, frozen=True):
     """One endpoint as its callers see it; an immutable snapshot, replaced at each swap.
 
     `name` is the endpoint, `version` the one that answers unless another is asked for. Whoever keeps a view while a
-    request is under way holds its lease.
+    request is under way holds its lease. `refuses(caller)` is the error for a request that would find no room now.
+    `arm` and `generation` (of the weights) are counted with the outcomes of an endpoint that has several arms; its
+    view has `route(headers, caller, request_id)`, which draws the view of the arm that answers and notes the draw.
+    `mirror(request, response, again)` hands an answered request to a shadow.
     """
 
     name: str
@@ -62,6 +71,11 @@ class ModelView(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     infer: inference.Infer
     lease: Lease
+    refuses: Callable[[str], errors.WindlassError | None] = _room_for_all
+    arm: str = ""
+    generation: int = 0
+    route: Callable[[Mapping[bytes, bytes], str, str], ModelView] | None = None
+    mirror: Callable[[inference.InferRequest, inference.InferResponse, Again], None] | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True):
