@@ -12,33 +12,17 @@ import re
 import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import counters, responses
+from windlass.serving import counters, peers, responses
 from windlass.serving import door as doors
 from windlass.types import spec
 
 SWEEP_S = 0.25
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 AccessLog: TypeAlias = Callable[[bytes, bytes, str, str, "int | None"], None]
-
-
-class Sweepable(Protocol):
-    """A connection, as its listener sees it."""
-
-    def sweep(self, now: float) -> None:
-        """Close what took too long; `now` is on the listener's clock."""
-        ...
-
-    def drain(self) -> None:
-        """Close as soon as nothing is under way."""
-        ...
-
-    def end(self, error: errors.WindlassError) -> None:
-        """Answer all that is under way with an error, and close."""
-        ...
 
 
 class Listener:
@@ -53,7 +37,9 @@ class Listener:
         *,
         clock: Callable[[], float] = time.perf_counter,
         access_log: AccessLog | None = None,
+        allow: tuple[str, ...] = (),
     ) -> None:
+        """`allow` are the networks (CIDR) whose peers are answered; none: all."""
         self.loop = loop
         self.door = door
         self.counters = series
@@ -61,7 +47,7 @@ class Listener:
         self.clock = clock
         self.access_log = access_log
         self.writer = responses.Writer()
-        self.connections: set[Sweepable] = set()
+        self.connections = peers.Connections(door.limits, allow)
         self.draining = False
         self._executor = executor
         self._prefix = secrets.token_hex(6) + "-"
@@ -77,9 +63,9 @@ class Listener:
         """A request id that no other request of this process has."""
         return f"{self._prefix}{next(self._ids):x}"
 
-    def request_id(self, given: bytes) -> str:
-        """The caller's id if it is short and plain, else a new one."""
-        return given.decode() if _REQUEST_ID.fullmatch(given) else self.new_id()
+    def request_id(self, given: bytes | None) -> str:
+        """The caller's id if it gave one that is short and plain, else a new one."""
+        return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else self.new_id()
 
     def protocol_of(self, target: bytes) -> base.ServerProtocol:
         """The protocol in whose shape an error is told when no route was found: by the path's first segment."""
