@@ -16,6 +16,7 @@ from windlass.types import directory, inference
 
 Permission = Literal["health", "model:read", "model:predict", "model:load", "admin"]
 Parameters: TypeAlias = Mapping[str, str]
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -33,7 +34,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     content_type: bytes = b"application/json"
     status: int | None = None
-    headers: tuple[tuple[bytes, bytes], ...] = ()
+    headers: Fields = ()
 
 
 class Later(NamedTuple):

@@ -21,6 +21,7 @@ from windlass.types import directory, refs, spec
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _REMEMBERED = 4_096
+_MODELS_A_PERMIT = 64
 
 
 class Door:
@@ -78,19 +79,40 @@ class Door:
         if permit.infer is None:
             return permit
         match = permit.match
-        try:
-            view = self._models.find(match.model, match.version)
-        except errors.NotFound as e:
-            seen = [state.name for state in self.models_for(permit.caller).states()]
-            raise errors.NotFound(e.message, hint=refs.nearest(match.model, seen)) from None
-        if self.in_flight >= self.limits.max_in_flight:
-            raise errors.Overloaded("the server has as many requests in flight as it may")
+        view = self._room(permit.caller, match.model, match.version)
         if view is not permit.view:
             max_body = min(self.limits.max_body, view.limits.max_body)
-            permit = head.permit = msgspec.structs.replace(permit, view=view, max_body=max_body, series=None)
+            permit = head.permit = msgspec.structs.replace(permit, view=view, max_body=max_body, series=None, arms={})
         if head.length > permit.max_body:
             raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {permit.max_body} are accepted")
         return permit
+
+    def enter(self, permit: heads.Permit, model: str, version: str) -> heads.Permit:
+        """The permit of a message that names its model itself, on a route that was admitted."""
+        caller = permit.caller
+        if caller.models is not None and not visible.allows(caller.models, model):
+            raise visible.unknown(model)
+        view = self._room(caller, model, version)
+        own = permit.arms.get(model)
+        if own is None or own.view is not view:
+            if len(permit.arms) >= _MODELS_A_PERMIT:
+                permit.arms.clear()
+            own = permit.arms[model] = msgspec.structs.replace(permit, view=view, series=None, arms={})
+        return own
+
+    def _room(self, caller: identity.Identity, model: str, version: str) -> directory.ModelView:
+        """The model, if it has room for one more request of this caller."""
+        try:
+            view = self._models.find(model, version)
+        except errors.NotFound as e:
+            seen = [state.name for state in self.models_for(caller).states()]
+            raise errors.NotFound(e.message, hint=refs.nearest(model, seen)) from None
+        if self.in_flight >= self.limits.max_in_flight:
+            raise errors.Overloaded("the server has as many requests in flight as it may")
+        refusal = view.refuses(caller.id)
+        if refusal is not None:
+            raise refusal
+        return view
 
     def _judge(self, head: heads.RequestHead) -> heads.Permit:
         """What the head's bytes and the keys alone decide; kept in the head only if it may pass."""

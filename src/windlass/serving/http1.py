@@ -13,10 +13,12 @@ import logging
 import httptools
 
 from windlass import errors
+from windlass.protocols import base
 from windlass.serving import exchange, heads, listener, resumed
 
 log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"connection: close\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_PIPELINED = 64
 _LINGER_S = 2.0
@@ -140,7 +142,7 @@ class Connection(asyncio.Protocol):
         if pipeline and not pipeline[-1].keep_alive:
             return
         context = self._listener
-        current = exchange.Exchange(self, context, head, True, context.new_id())  # noqa: FBT003 - on the hot path
+        current = exchange.Exchange(self, context, head, context.new_id())
         pipeline.append(current)
         current.admit()
         current.complete(self._now, body)
@@ -188,10 +190,9 @@ class Connection(asyncio.Protocol):
         fields = self._fields
         self._fields = _NOWHERE
         head = heads.of(self._parser, self._target, fields)
-        headers, keep_alive = head.headers, head.keep_alive
-        given, context = headers.get(b"x-request-id"), self._listener
-        request_id = context.new_id() if given is None else context.request_id(given)
-        current = exchange.Exchange(self, context, head, keep_alive, request_id)
+        headers, keep_alive, context = head.headers, head.keep_alive, self._listener
+        request_id = context.request_id(headers.get(b"x-request-id"))
+        current = exchange.Exchange(self, context, head, request_id, keep_alive=keep_alive)
         self._reusable = keep_alive
         self._current = current
         pipeline.append(current)
@@ -259,12 +260,17 @@ class Connection(asyncio.Protocol):
 
     # the exchange's side
 
-    def send(self, sender: exchange.Exchange, data: bytes) -> None:
+    def respond(self, sender: exchange.Exchange, answer: base.Answer, extra: base.Fields) -> None:
         """Write the response, and those that waited for it; later ones wait for their turn."""
         pipeline = self._pipeline
         transport = self._transport
         if transport is None or not pipeline:
             return
+        context, head = self._listener, sender.head
+        if context.draining and pipeline[-1] is sender:
+            sender.keep_alive = False
+        lines = head.lines if sender.keep_alive else _CLOSE
+        data = context.writer.response(answer, sender.request_id, lines, extra, head.method == b"HEAD")
         if pipeline[0] is not sender:
             sender.response = data
             return
@@ -286,10 +292,6 @@ class Connection(asyncio.Protocol):
         """Only when every earlier request was answered: the interim response must not overtake one."""
         if self._transport is not None and self._pipeline and self._pipeline[0] is sender:
             self._transport.write(_CONTINUE)
-
-    def is_last(self, one: exchange.Exchange) -> bool:
-        """Whether no request came after this one."""
-        return not self._pipeline or self._pipeline[-1] is one
 
     # the listener's side
 
@@ -349,7 +351,7 @@ class Connection(asyncio.Protocol):
                 return
             context = self._listener
             head = heads.RequestHead(b"GET", self._target or b"/", {}, keep_alive=False)
-            current = exchange.Exchange(self, context, head, keep_alive=False, request_id=context.new_id())
+            current = exchange.Exchange(self, context, head, context.new_id(), keep_alive=False)
             self._current = current
             pipeline.append(current)
         self._in_message = True

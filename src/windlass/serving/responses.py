@@ -42,24 +42,22 @@ class Writer:
         self,
         answer: base.Answer,
         request_id: str,
-        extra: bytes,
-        close: bool,
+        lines: bytes,
+        extra: base.Fields,
         head: bool,
     ) -> bytes:
-        """The whole response. `extra` are further header lines, each with its line end; `head` leaves the body out."""
+        """The whole HTTP/1.1 response. `lines` are header lines, each with its line end; `head` leaves the body out."""
         body, status = answer.body, answer.status or statuses.OK
         start = self._heads.get((status, answer.content_type))
         if start is None:
             start = self._start(status, answer.content_type)
-        for name, value in answer.headers:
-            extra += b"%b: %b\r\n" % (name, value)
-        if close:
-            extra += b"connection: close\r\n"
+        for name, value in answer.headers + extra:
+            lines += b"%b: %b\r\n" % (name, value)
         size = len(body)
         length = _LENGTHS[size] if size < _SMALL else b"%d" % size
         if head:
             body = b""
-        return b"".join((start, length, b"\r\nx-request-id: ", request_id.encode(), b"\r\n", extra, b"\r\n", body))
+        return b"".join((start, length, b"\r\nx-request-id: ", request_id.encode(), b"\r\n", lines, b"\r\n", body))
 
     def _start(self, status: int, content_type: bytes) -> bytes:
         if len(self._heads) >= _HEADS:
