@@ -69,13 +69,36 @@ class QueryRoute(NamedTuple):
     answer: Callable[[Head, Parameters, bytes, directory.ModelDirectory], Answer | Pending]
 
 
+class RpcInfer(NamedTuple):
+    """A gRPC method that asks a model: one message is one question.
+
+    `peek(message)` gives the model and the version that it names, before anything else of it is read; `infer` decodes a
+    message and encodes its answer (`Answer.body` is a message) as it does bodies. With `fail` the method is a stream of
+    questions and their answers, in order: `fail(message, error)` answers one that failed, and the others go on.
+    """
+
+    peek: Callable[[bytes], tuple[str, str]]
+    infer: InferRoute
+    fail: Callable[[bytes, errors.WindlassError], bytes] | None = None
+
+
+class RpcQuery(NamedTuple):
+    """A gRPC method that asks the server: `answer(message, directory)`; `Answer.body` is a message.
+
+    `stream` "each" answers each message of a stream, "watch" answers one message now and whenever the answer changes.
+    """
+
+    answer: Callable[[bytes, directory.ModelDirectory], Answer | Pending]
+    stream: Literal["", "each", "watch"] = ""
+
+
 class Route(NamedTuple):
     """A method and a path, whose `{model}` and `{version}` segments become parameters, and who may ask it."""
 
     method: str
     path: str
     permission: Permission
-    action: InferRoute | QueryRoute
+    action: InferRoute | QueryRoute | RpcInfer | RpcQuery
 
 
 class ServerProtocol(Protocol):

@@ -1,4 +1,4 @@
-"""The status that each error gets on the wire: the one table of the data plane.
+"""The status that each error gets on the wire, over HTTP and over gRPC: the one place of them in the data plane.
 
 Used by every protocol's `encode_error` and by the server for errors before a route is known.
 Must never grow a special case: an error that needs another status is another error.
@@ -46,13 +46,41 @@ REASONS: dict[int, bytes] = {
     503: b"Service Unavailable",
 }
 
+GRPC_OK = 0
+GRPC: dict[type[errors.WindlassError], int] = {
+    errors.Cancelled: 1,
+    errors.InvalidInput: 3,
+    errors.DeadlineExceeded: 4,
+    errors.SlowRequest: 4,
+    errors.NotFound: 5,
+    errors.NotAllowed: 7,
+    errors.Overloaded: 8,
+    errors.PayloadTooLarge: 8,
+    errors.HeadersTooLarge: 8,
+    errors.Conflict: 10,
+    errors.Unsupported: 12,
+    errors.MethodNotAllowed: 12,
+    errors.WindlassError: 13,
+    errors.Unavailable: 14,
+    errors.Unauthenticated: 16,
+}
+
 
 def status(error: errors.WindlassError) -> int:
     """The HTTP status of an error: its own, or that of its nearest ancestor in the table."""
+    return _nearest(HTTP, error)
+
+
+def grpc_status(error: errors.WindlassError) -> int:
+    """The gRPC status of an error: its own, or that of its nearest ancestor in the table."""
+    return _nearest(GRPC, error)
+
+
+def _nearest(table: dict[type[errors.WindlassError], int], error: errors.WindlassError) -> int:
     for kind in type(error).__mro__:
-        if kind in HTTP:
-            return HTTP[kind]
-    return HTTP[errors.WindlassError]
+        if kind in table:
+            return table[kind]
+    return table[errors.WindlassError]
 
 
 def is_internal(error: errors.WindlassError) -> bool:
