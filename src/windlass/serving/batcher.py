@@ -299,14 +299,8 @@ class Batcher:
         for array in outputs.values():
             if self._batched and len(array) != rows:
                 raise errors.InternalError(f"the model gave {len(array)} rows for {rows}")
-        series.rows[0] += rows
-        series.run.observe(run_s)
-        series.batch.observe(rows)
-        count, spent = series.batches.get(rows, (0, 0))
-        series.batches[rows] = (count + 1, spent + int(run_s * 1e9))
-        series.last_ms = int(time.time() * 1000)
         waited = [started - call.arrived for call in calls]
-        series.queue.observe_all(waited)
+        series.ran(rows, run_s, waited, time.time())
         version = self._version
         start = 0
         arrays = list(outputs.items())

@@ -1,37 +1,37 @@
-"""Counters of the data plane: slots of 64 bits in a block of memory, written by the loop's thread only.
+"""Counters of the data plane: slots of 64 bits in a region of memory, written by the loop's thread only.
 
-Counted by exchanges and batchers, read by `metrics.py`. A block of plain slots, so that another process may read it.
-Must never format, lock or allocate on the hot path.
+Counted by exchanges and batchers, read by `totals` and `metrics`. Plain slots, so that another process may read them,
+and so that what was counted outlives the process that counted it. Must never format, lock or allocate on the hot path.
 """
 
 from __future__ import annotations
 
 import bisect
-import mmap
+
+from windlass import telemetry
+from windlass.serving import regions
+from windlass.types import directory
 
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0)
 OK, FAILED, EXPIRED, CANCELLED, REJECTED = range(5)
 OUTCOMES = ("ok", "failed", "expired", "cancelled", "rejected")
-_SLOTS = 65_536
+# Runs are told by their exact rows up to here, then by the next power of two.
+EXACT_ROWS = 64
+ROWS = (*range(1, EXACT_ROWS + 1), *(EXACT_ROWS << n for n in range(1, 15)))
+_POWER = EXACT_ROWS.bit_length() - 1
 
-
-class Block:
-    """Arrays of u64, handed out slot by slot; another array is mapped when one is full."""
-
-    def __init__(self, slots: int = _SLOTS) -> None:
-        self._slots = slots
-        self._free = self._map()
-
-    def take(self, count: int) -> memoryview:
-        """The next `count` slots, all zero; at most as many as one array has."""
-        if count > len(self._free):
-            self._free = self._map()
-        taken, self._free = self._free[:count], self._free[count:]
-        return taken
-
-    def _map(self) -> memoryview:
-        return memoryview(mmap.mmap(-1, self._slots * 8)).cast("Q")
+# What each slot of a kind is: (n) a count, (s) a sum of doubles, (m) the latest or largest, (g) a gauge, which ends
+# with its worker.
+_TIMES = "n" * (len(SECONDS) + 1) + "s"
+KINDS = {
+    "requests": "n" * len(OUTCOMES) + "n" + _TIMES,
+    "runs": "n" + _TIMES + _TIMES + "nn" * len(ROWS) + "m" + "g",
+    "counter": "n",
+    "gauge": "g",
+}
+# What finds no more room is counted under this label.
+OVERFLOW = "overflow"
+_NO_LABELS = {"requests": ("", "", "", "0"), "runs": ("", ""), "counter": (), "gauge": ()}
 
 
 class Histogram:
@@ -39,10 +39,12 @@ class Histogram:
 
     __slots__ = ("_sum", "bounds", "counts")
 
-    def __init__(self, block: Block, bounds: tuple[float, ...]) -> None:
+    def __init__(self, region: regions.Region, start: int, bounds: tuple[float, ...]) -> None:
+        """On the `len(bounds) + 2` slots from `start` on."""
         self.bounds = bounds
-        self.counts = block.take(len(bounds) + 1)
-        self._sum = block.take(1).cast("B").cast("d")
+        end = start + len(bounds) + 1
+        self.counts = region.words[start:end]
+        self._sum = region.doubles[end : end + 1]
 
     def observe(self, value: float) -> None:
         """Count one value into the bucket whose upper bound is the first not below it."""
@@ -68,59 +70,184 @@ class Histogram:
 
 
 class Requests:
-    """Requests of one (model, version, protocol): their outcomes, and the time to answer the ok ones."""
+    """Requests of one (model, version, protocol, arm, generation of its weights): admitted, their outcomes, the time
+    to answer the ok ones. What is admitted and has no outcome is in flight, or was lost with its worker.
+    """
 
-    __slots__ = ("latency", "outcomes")
+    __slots__ = ("admitted", "latency", "outcomes")
 
-    def __init__(self, block: Block) -> None:
-        self.outcomes = block.take(len(OUTCOMES))
-        self.latency = Histogram(block, SECONDS)
+    def __init__(self, region: regions.Region, start: int) -> None:
+        admitted = start + len(OUTCOMES)
+        self.outcomes = region.words[start:admitted]
+        self.admitted = region.words[admitted : admitted + 1]
+        self.latency = Histogram(region, admitted + 1, SECONDS)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have no outcome yet."""
+        return max(0, self.admitted[0] - sum(self.outcomes))
 
 
 class Runs:
-    """Runs of one (model, version). `batches` holds executions and nanoseconds by rows; `last_ms` is wall-clock."""
+    """Runs of one (model, version, arm): rows inferred, times, and the runs and nanoseconds by rows of a run.
 
-    __slots__ = ("batch", "batches", "last_ms", "queue", "rows", "run")
+    `last_ms` is when the last one ended (wall-clock); `queued` is a gauge of the requests that wait for a run.
+    """
 
-    def __init__(self, block: Block) -> None:
-        self.rows = block.take(1)
-        self.queue = Histogram(block, SECONDS)
-        self.run = Histogram(block, SECONDS)
-        self.batch = Histogram(block, ROWS)
-        self.batches: dict[int, tuple[int, int]] = {}
-        self.last_ms = 0
+    __slots__ = ("_batches", "last_ms", "queue", "queued", "rows", "run")
+
+    def __init__(self, region: regions.Region, start: int) -> None:
+        times = len(_TIMES)
+        self.rows = region.words[start : start + 1]
+        self.queue = Histogram(region, start + 1, SECONDS)
+        self.run = Histogram(region, start + 1 + times, SECONDS)
+        batches = start + 1 + 2 * times
+        last = batches + 2 * len(ROWS)
+        self._batches = region.words[batches:last]
+        self.last_ms = region.words[last : last + 1]
+        self.queued = region.words[last + 1 : last + 2]
+
+    def ran(self, rows: int, run_s: float, waited: list[float], now: float) -> None:
+        """Count one run of `rows` rows that took `run_s`, whose calls `waited` (seconds), at wall-clock `now`."""
+        self.rows[0] += rows
+        self.run.observe(run_s)
+        index = rows - 1 if rows <= EXACT_ROWS else EXACT_ROWS - 1 + ((rows - 1).bit_length() - _POWER)
+        index = 2 * min(index, len(ROWS) - 1)
+        batches = self._batches
+        batches[index] += 1
+        batches[index + 1] += int(run_s * 1e9)
+        self.last_ms[0] = int(now * 1000)
+        self.queue.observe_all(waited)
+
+    @property
+    def batches(self) -> dict[int, tuple[int, int]]:
+        """Runs and their nanoseconds by rows; above `EXACT_ROWS` by the next power of two."""
+        counts = self._batches.tolist()
+        return {
+            rows: (count, spent) for rows, count, spent in zip(ROWS, counts[::2], counts[1::2], strict=True) if count
+        }
+
+
+_NONE: tuple[list[Requests], list[Runs]] = ([], [])
 
 
 class Counters:
-    """All counters of one worker. A series lives as long as the process, so that its counts never go back."""
+    """All counters of one region. A series lives as long as the region, so that its counts never go back.
 
-    def __init__(self, block: Block | None = None) -> None:
-        self._block = Block() if block is None else block
-        self.requests: dict[tuple[str, str, str], Requests] = {}
-        self.runs: dict[tuple[str, str], Runs] = {}
-        self.rejected: dict[str, int] = {}
-        self.errors: dict[str, int] = {}
+    When the region is full, further series of a kind are counted together under the label `overflow`.
+    """
 
-    def requests_of(self, model: str, version: str, protocol: str) -> Requests:
-        """The series of requests, made when it is first asked for."""
-        key = (model, version, protocol)
-        series = self.requests.get(key)
-        if series is None:
-            series = self.requests[key] = Requests(self._block)
-        return series
+    def __init__(self, region: regions.Region | None = None) -> None:
+        """On memory of its own unless a region is given; what was counted there before goes on."""
+        self.region = regions.private() if region is None else region
+        self.requests: dict[tuple[str, ...], Requests] = {}
+        self.runs: dict[tuple[str, ...], Runs] = {}
+        self.single: dict[str, dict[tuple[str, ...], memoryview]] = {"counter": {}, "gauge": {}}
+        self._versions: dict[tuple[str, str], tuple[list[Requests], list[Runs]]] = {}
+        self._starts: dict[tuple[str, tuple[str, ...]], int] = {}
+        for series in self.region.series()[0]:
+            self._starts[series.kind, series.key] = series.start
+            self._found(series.kind, series.key, series.start)
+        self._overflowed = self.counter(telemetry.OVERFLOWED)
+        self._rest = {kind: self.declare(kind, (OVERFLOW, *rest)) for kind, rest in _NO_LABELS.items()}
 
-    def runs_of(self, model: str, version: str) -> Runs:
+    def requests_of(self, model: str, version: str, protocol: str, arm: str = "", generation: int = 0) -> Requests:
+        """The series of requests, made when it is first asked for. `arm` is empty where an endpoint has one only."""
+        key = (model, version, protocol, arm, str(generation))
+        return self.requests.get(key) or Requests(self.region, self.declare("requests", key))
+
+    def runs_of(self, model: str, version: str, arm: str = "") -> Runs:
         """The series of runs, made when it is first asked for."""
-        key = (model, version)
-        series = self.runs.get(key)
-        if series is None:
-            series = self.runs[key] = Runs(self._block)
-        return series
+        key = (model, version, arm)
+        return self.runs.get(key) or Runs(self.region, self.declare("runs", key))
+
+    def counter(self, metric: telemetry.Metric, *labels: str) -> memoryview:
+        """The one slot of a count that only grows; `labels` are the values of the metric's labels."""
+        return self._slot("counter", (metric.name, *labels))
+
+    def gauge(self, metric: telemetry.Metric, *labels: str) -> memoryview:
+        """The one slot of a whole number that goes up and down; workers' are added, and end with the worker."""
+        return self._slot("gauge", (metric.name, *labels))
 
     def count_rejected(self, reason: str) -> None:
         """One request refused before it reached a model. Reasons are error codes: few, and ours."""
-        self.rejected[reason] = self.rejected.get(reason, 0) + 1
+        self.counter(telemetry.REJECTED, reason)[0] += 1
 
     def count_error(self, code: str) -> None:
         """One failed request, by error code."""
-        self.errors[code] = self.errors.get(code, 0) + 1
+        self.counter(telemetry.ERRORS, code)[0] += 1
+
+    @property
+    def rejected(self) -> dict[str, int]:
+        """Requests refused, by reason."""
+        return self._by_label(telemetry.REJECTED)
+
+    @property
+    def errors(self) -> dict[str, int]:
+        """Failed requests, by error code."""
+        return self._by_label(telemetry.ERRORS)
+
+    def beat(self, now_ns: int) -> None:
+        """Tell that this worker's loop turns; `now_ns` is monotonic."""
+        self.region.words[regions.HEARTBEAT] = now_ns
+
+    def statistics(self, model: str, version: str) -> directory.ModelStatistics:
+        """What protocols tell of one version: counts and nanoseconds, over all of its arms and protocols."""
+        requests, runs = self._versions.get((model, version), _NONE)
+        batches: dict[int, tuple[int, int]] = {}
+        for one in runs:
+            for rows, (count, spent) in one.batches.items():
+                before = batches.get(rows, (0, 0))
+                batches[rows] = (before[0] + count, before[1] + spent)
+        return directory.ModelStatistics(
+            name=model,
+            version=version,
+            inference_count=sum(one.rows[0] for one in runs),
+            execution_count=sum(count for count, _ in batches.values()),
+            success_count=sum(one.outcomes[OK] for one in requests),
+            success_ns=sum(one.latency.nanoseconds for one in requests),
+            fail_count=sum(one.outcomes[FAILED] + one.outcomes[EXPIRED] for one in requests),
+            fail_ns=0,
+            queue_ns=sum(one.queue.nanoseconds for one in runs),
+            compute_infer_ns=sum(one.run.nanoseconds for one in runs),
+            batches=batches,
+            last_inference_ms=max((one.last_ms[0] for one in runs), default=0),
+        )
+
+    def versions(self) -> list[tuple[str, str]]:
+        """Every (model, version) that has counts."""
+        return [key for key in self._versions if key != (OVERFLOW, "")]
+
+    def declare(self, kind: str, key: tuple[str, ...]) -> int:
+        """The first slot of a series, made unless it is there; of the series `overflow` where there is no room."""
+        start = self._starts.get((kind, key))
+        if start is None:
+            start = self.region.declare(kind, key, len(KINDS[kind]))
+            if start is None:
+                self._overflowed[0] += 1
+                return self._rest[kind]
+            self._starts[kind, key] = start
+            self._found(kind, key, start)
+        return start
+
+    def _found(self, kind: str, key: tuple[str, ...], start: int) -> None:
+        """Keep the series, to be found by its key."""
+        if kind == "requests":
+            requests = self.requests[key] = Requests(self.region, start)
+            self._versions.setdefault((key[0], key[1]), ([], []))[0].append(requests)
+        elif kind == "runs":
+            runs = self.runs[key] = Runs(self.region, start)
+            self._versions.setdefault((key[0], key[1]), ([], []))[1].append(runs)
+        else:
+            self.single[kind][key] = self.region.words[start : start + 1]
+
+    def _slot(self, kind: str, key: tuple[str, ...]) -> memoryview:
+        found = self.single[kind].get(key)
+        if found is None:
+            start = self.declare(kind, key)
+            found = self.region.words[start : start + 1]
+        return found
+
+    def _by_label(self, metric: telemetry.Metric) -> dict[str, int]:
+        found = self.single["counter"].items()
+        return {key[1]: slot[0] for key, slot in found if key[0] == metric.name and slot[0]}

@@ -194,25 +194,7 @@ class Pool:
     def statistics(self, name: str = "", version: str = "") -> tuple[directory.ModelStatistics, ...]:
         """Counts of one endpoint, or of all that are served; `NotFound` if it is not."""
         views = [self.find(name, version)] if name else [s.view for _, s in sorted(self.served.items())]
-        return tuple(self._statistics(view) for view in views)
-
-    def _statistics(self, view: directory.ModelView) -> directory.ModelStatistics:
-        runs = self._counters.runs_of(view.name, view.version)
-        every = [s for (n, v, _), s in self._counters.requests.items() if (n, v) == (view.name, view.version)]
-        return directory.ModelStatistics(
-            name=view.name,
-            version=view.version,
-            inference_count=runs.rows[0],
-            execution_count=sum(runs.batch.counts),
-            success_count=sum(s.outcomes[counters.OK] for s in every),
-            success_ns=sum(s.latency.nanoseconds for s in every),
-            fail_count=sum(s.outcomes[counters.FAILED] + s.outcomes[counters.EXPIRED] for s in every),
-            fail_ns=0,
-            queue_ns=runs.queue.nanoseconds,
-            compute_infer_ns=runs.run.nanoseconds,
-            batches=dict(runs.batches),
-            last_inference_ms=runs.last_ms,
-        )
+        return tuple(self._counters.statistics(view.name, view.version) for view in views)
 
     def config(self, name: str, version: str = "") -> dict[str, Any]:
         """What is in force for one endpoint: batching, placement, measurements, limits."""

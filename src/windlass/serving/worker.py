@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from windlass import errors, plugins
+from windlass import errors, plugins, telemetry
 from windlass.serving import addresses, admin, counters, http1, identity, listener, metrics, pool, routes
 from windlass.serving import door as doors
 from windlass.types import spec, strict_json
@@ -53,7 +53,7 @@ class Worker:
         self._executor = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
         self._series = counters.Counters()
         self._pool = pool.Pool(loop, self._series, verdicts=wanted.verdicts)
-        self._exporter = metrics.Exporter(self._series, self._pool, self._gauges)
+        self._exporter = metrics.Exporter(self._read, self._facts)
         self._listeners: list[listener.Listener] = []
 
     async def open(self) -> None:
@@ -154,8 +154,24 @@ class Worker:
         self._servers.append(server)
         return door
 
-    def _gauges(self) -> tuple[int, int]:
-        return self._door.in_flight, sum(len(one.connections) for one in self._listeners)
+    def _read(self) -> counters.Counters:
+        self._series.gauge(telemetry.CONNECTIONS)[0] = sum(len(one.connections) for one in self._listeners)
+        for served in self._pool.served.values():
+            self._series.runs_of(served.view.name, served.view.version).queued[0] = served.batch.queued_rows
+        return self._series
+
+    def _facts(self) -> metrics.Facts:
+        models = [
+            metrics.Model(
+                name,
+                served.view.version,
+                "",
+                served.loaded.seconds,
+                sum(blob.size for blob in served.loaded.session.package.manifest.model.blobs.values()),
+            )
+            for name, served in self._pool.served.items()
+        ]
+        return metrics.Facts(self._pool.generation, tuple(models))
 
     def _about(self) -> dict[str, Any]:
         return {"pid": os.getpid(), "started": self._started, "addresses": self.addresses}

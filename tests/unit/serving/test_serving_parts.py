@@ -139,7 +139,7 @@ def test_the_encoding_is_one_that_was_asked_for(accepted: bytes, chosen: bytes |
 
 @given(st.lists(st.floats(0, 1e4), max_size=50))
 def test_every_value_is_in_one_bucket(values: list[float]) -> None:
-    histogram = counters.Histogram(counters.Block(), counters.SECONDS)
+    histogram = counters.Counters().runs_of("m", "1").run
     for value in values:
         histogram.observe(value)
     assert sum(histogram.counts) == len(values)
@@ -151,7 +151,7 @@ def test_every_value_is_in_one_bucket(values: list[float]) -> None:
 
 
 def test_counters_grow_and_stay_apart() -> None:
-    series = counters.Counters(counters.Block(200))
+    series = counters.Counters()
     made = [series.requests_of("m", str(version), "p") for version in range(100)]
     for index, one in enumerate(made):
         one.outcomes[counters.OK] += index
