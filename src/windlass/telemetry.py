@@ -32,7 +32,7 @@ CONNECTIONS = Metric("windlass_connections", "Open connections.")
 ACCEPTED = Metric("windlass_connections_total", "Connections accepted.")
 PENDING = Metric("windlass_pending_bytes", "Bytes of requests that are not yet answered.")
 CACHE_HITS = Metric("windlass_cache_hits_total", "What was found in a cache, by cache.", ("cache",))
-LOG_DROPPED = Metric("windlass_access_log_dropped_total", "Lines that the access log could not write in time.")
+LOG_DROPPED = Metric("windlass_access_log_dropped_total", "Lines that the access log could not write.", ("reason",))
 OVERFLOWED = Metric("windlass_series_overflow_total", "Series that found no room and are counted as `overflow`.")
 MODEL_LOAD = Metric(
     "windlass_model_load_seconds", "Time from the first byte read to the first answer, per model.", _MODEL

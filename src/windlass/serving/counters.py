@@ -154,12 +154,20 @@ class Counters:
     def requests_of(self, model: str, version: str, protocol: str, arm: str = "", generation: int = 0) -> Requests:
         """The series of requests, made when it is first asked for. `arm` is empty where an endpoint has one only."""
         key = (model, version, protocol, arm, str(generation))
-        return self.requests.get(key) or Requests(self.region, self.declare("requests", key))
+        series = self.requests.get(key)
+        if series is None:
+            start = self.declare("requests", key)
+            series = self.requests.get(key) or Requests(self.region, start)
+        return series
 
     def runs_of(self, model: str, version: str, arm: str = "") -> Runs:
         """The series of runs, made when it is first asked for."""
         key = (model, version, arm)
-        return self.runs.get(key) or Runs(self.region, self.declare("runs", key))
+        series = self.runs.get(key)
+        if series is None:
+            start = self.declare("runs", key)
+            series = self.runs.get(key) or Runs(self.region, start)
+        return series
 
     def counter(self, metric: telemetry.Metric, *labels: str) -> memoryview:
         """The one slot of a count that only grows; `labels` are the values of the metric's labels."""
