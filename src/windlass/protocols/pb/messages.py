@@ -10,14 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, message, message_factory
+from google.protobuf import descriptor, descriptor_pb2, descriptor_pool, json_format, message, message_factory
 
 from windlass import errors
 
 MALFORMED = message.DecodeError
 INFERENCE = "inference.GRPCInferenceService"
-HEALTH = "grpc.health.v1.Health"
-REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+HEALTH_PACKAGE = "grpc.health.v1"
+HEALTH = f"{HEALTH_PACKAGE}.Health"
+REFLECTION_PACKAGES = ("grpc.reflection.v1", "grpc.reflection.v1alpha")
 
 
 def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, bytes]]:
@@ -49,3 +50,9 @@ def parse(kind: Any, data: bytes) -> Any:
         return kind.FromString(data)
     except MALFORMED:
         raise errors.InvalidInput(f"the message is not a valid {kind.DESCRIPTOR.full_name}") from None
+
+
+def filled(kind: Any, fields: Any) -> bytes:
+    """A message of class `kind` from plain data, its names those of the .proto file."""
+    data: bytes = json_format.ParseDict(fields, kind()).SerializeToString()
+    return data
