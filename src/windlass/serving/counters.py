@@ -143,6 +143,8 @@ class Counters:
         self.requests: dict[tuple[str, ...], Requests] = {}
         self.runs: dict[tuple[str, ...], Runs] = {}
         self.single: dict[str, dict[tuple[str, ...], memoryview]] = {"counter": {}, "gauge": {}}
+        self._rejected: dict[str, memoryview] = {}
+        self._errors: dict[str, memoryview] = {}
         self._versions: dict[tuple[str, str], tuple[list[Requests], list[Runs]]] = {}
         self._starts: dict[tuple[str, tuple[str, ...]], int] = {}
         for series in self.region.series()[0]:
@@ -179,11 +181,17 @@ class Counters:
 
     def count_rejected(self, reason: str) -> None:
         """One request refused before it reached a model. Reasons are error codes: few, and ours."""
-        self.counter(telemetry.REJECTED, reason)[0] += 1
+        slot = self._rejected.get(reason)
+        if slot is None:
+            slot = self._rejected[reason] = self.counter(telemetry.REJECTED, reason)
+        slot[0] += 1
 
     def count_error(self, code: str) -> None:
         """One failed request, by error code."""
-        self.counter(telemetry.ERRORS, code)[0] += 1
+        slot = self._errors.get(code)
+        if slot is None:
+            slot = self._errors[code] = self.counter(telemetry.ERRORS, code)
+        slot[0] += 1
 
     @property
     def rejected(self) -> dict[str, int]:
@@ -221,6 +229,14 @@ class Counters:
             batches=batches,
             last_inference_ms=max((one.last_ms[0] for one in runs), default=0),
         )
+
+    def arms(self, endpoint: str) -> dict[tuple[str, int], list[Requests]]:
+        """The requests of an endpoint by arm and generation of the arm's weights, one series for each protocol."""
+        found: dict[tuple[str, int], list[Requests]] = {}
+        for (model, _, _, arm, generation), series in self.requests.items():
+            if model == endpoint:
+                found.setdefault((arm, int(generation)), []).append(series)
+        return found
 
     def versions(self) -> list[tuple[str, str]]:
         """Every (model, version) that has counts."""

@@ -28,14 +28,12 @@ _HEAD_BYTES = 4_096
 _MAGIC, _REGIONS, _SEQUENCE = range(3)
 _ATTEMPTS = 1_000
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_SLOTS_OF = {
-    kind: {code: np.flatnonzero(np.array(list(codes)) == code) for code in "nsmg"}
-    for kind, codes in counters.KINDS.items()
-}
+_CODES = {kind: np.frombuffer(codes.encode(), np.uint8) for kind, codes in counters.KINDS.items()}
+_COUNT, _SUM, _LATEST, _GAUGE = b"nsmg"
 
 
 class _Addition:
-    """Where each slot of one region goes in another, so that a region is added in four operations on arrays."""
+    """Where each slot of one region goes in another, and how, so that a region is added by a few array operations."""
 
     def __init__(self, source: regions.Region, declare: Callable[[str, tuple[str, ...]], int]) -> None:
         """`declare(kind, key)` gives the first slot of a series in the region that is added to."""
@@ -46,7 +44,8 @@ class _Addition:
     def _forget(self) -> None:
         self._epoch = self._source.words[regions.EPOCH]
         self._read = 0
-        self._places = {code: (np.zeros(0, np.intp), np.zeros(0, np.intp)) for code in "nsmg"}
+        self._to = np.zeros(0, np.intp)
+        self._codes = np.zeros(0, np.uint8)
 
     def learn(self) -> bool:
         """Read what was declared since; False when the source is being cleared."""
@@ -57,31 +56,32 @@ class _Addition:
         except msgspec.DecodeError:
             self._forget()
             return False
-        if not new:
-            return True
-        starts = [(one.kind, one.start, self._declare(one.kind, one.key)) for one in new]
-        for code, (old_from, old_to) in self._places.items():
-            places = [(_SLOTS_OF[kind][code] + there, _SLOTS_OF[kind][code] + here) for kind, there, here in starts]
-            self._places[code] = (
-                np.concatenate([old_from, *(there for there, _ in places)]),
-                np.concatenate([old_to, *(here for _, here in places)]),
-            )
+        if new:
+            more = new[-1].start - regions.SLOTS_AT + len(_CODES[new[-1].kind]) - len(self._to)
+            self._to = np.concatenate([self._to, np.zeros(more, np.intp)])
+            self._codes = np.concatenate([self._codes, np.zeros(more, np.uint8)])
+        for one in new:
+            codes = _CODES[one.kind]
+            here = self._declare(one.kind, one.key)
+            start = one.start - regions.SLOTS_AT
+            self._to[start : start + len(codes)] = np.arange(here, here + len(codes))
+            self._codes[start : start + len(codes)] = codes
         return True
 
     def copy(self) -> Words:
-        """The source's words as they are now, each one whole."""
-        return np.frombuffer(self._source.words, np.uint64, self._source.words[regions.USED]).copy()
+        """The source's slots as they are now, each one whole."""
+        return np.frombuffer(self._source.words, np.uint64, len(self._to), regions.SLOTS_AT * 8).copy()
 
     def add(self, words: Words, to: regions.Region, gauges: bool) -> None:
-        """Add a copy of the source."""
+        """Add a copy of the source. Several series may go to one, where there was no room."""
         whole, doubles = np.frombuffer(to.words, np.uint64), np.frombuffer(to.words, np.float64)
-        for code, (there, here) in self._places.items():
-            if code == "s":
-                np.add.at(doubles, here, words.view(np.float64)[there])
-            elif code == "m":
-                np.maximum.at(whole, here, words[there])
-            elif code == "n" or gauges:
-                np.add.at(whole, here, words[there])
+        # Most slots are zero: buckets that nothing fell into.
+        there = np.flatnonzero(words)
+        here, codes = self._to[there], self._codes[there]
+        counted = (codes == _COUNT) | (codes == _GAUGE) if gauges else codes == _COUNT
+        np.add.at(whole, here[counted], words[there[counted]])
+        np.add.at(doubles, here[codes == _SUM], words.view(np.float64)[there[codes == _SUM]])
+        np.maximum.at(whole, here[codes == _LATEST], words[there[codes == _LATEST]])
 
 
 class Memory:
