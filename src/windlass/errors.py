@@ -15,7 +15,7 @@ Must never carry anything internal (a path of the server, a stack, an address) i
     ├── CorruptPackage          bytes are not what their digest says, or the archive breaks a rule
     ├── Unsupported             known, but not done here
     ├── Unavailable             try again later
-    │   ├── Overloaded · DeadlineExceeded · StoreReadOnly
+    │   ├── Overloaded · RateLimited · DeadlineExceeded · StoreReadOnly
     ├── Cancelled               the caller left
     └── InternalError           a fault of ours or of the model's run
 """
@@ -157,6 +157,12 @@ class Overloaded(Unavailable):
     """The queue is full; the request never reached the model."""
 
     code = "overloaded"
+
+
+class RateLimited(Unavailable):
+    """The key's rate, concurrency or daily quota is used up; the request never reached the model."""
+
+    code = "rate_limited"
 
 
 class DeadlineExceeded(Unavailable):
