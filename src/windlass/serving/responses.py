@@ -29,13 +29,13 @@ class Writer:
     """Makes response heads; `tick` renews their date once a second."""
 
     def __init__(self) -> None:
-        self._date = b""
+        self.date = b""
         self._heads: dict[tuple[int, bytes], bytes] = {}
         self.tick(0.0)
 
     def tick(self, now: float) -> None:
         """Set the date from wall-clock seconds."""
-        self._date = email.utils.formatdate(now, usegmt=True).encode()
+        self.date = email.utils.formatdate(now, usegmt=True).encode()
         self._heads.clear()
 
     def response(
@@ -66,7 +66,7 @@ class Writer:
         start = b"HTTP/1.1 %d %b\r\ndate: %b\r\ncontent-type: %b\r\ncontent-length: " % (
             status,
             reason,
-            self._date,
+            self.date,
             content_type,
         )
         self._heads[status, content_type] = start
