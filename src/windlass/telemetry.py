@@ -34,6 +34,19 @@ PENDING = Metric("windlass_pending_bytes", "Bytes of requests that are not yet a
 CACHE_HITS = Metric("windlass_cache_hits_total", "What was found in a cache, by cache.", ("cache",))
 LOG_DROPPED = Metric("windlass_access_log_dropped_total", "Lines that the access log could not write.", ("reason",))
 OVERFLOWED = Metric("windlass_series_overflow_total", "Series that found no room and are counted as `overflow`.")
+EXPOSURES = Metric(
+    "windlass_exposures_total", "Draws of an arm: noted, and those whose line in the log was lost.", ("model", "result")
+)
+SHADOWED = Metric(
+    "windlass_shadow_requests_total",
+    "Answered requests that a shadow might be asked: skipped, dropped, mirrored; compared, disagreed, failed.",
+    ("model", "shadow", "result"),
+)
+SHADOW_ROWS = Metric(
+    "windlass_shadow_rows_total",
+    "Compared rows with scores, and those with the same highest.",
+    ("model", "shadow", "result"),
+)
 MODEL_LOAD = Metric(
     "windlass_model_load_seconds", "Time from the first byte read to the first answer, per model.", _MODEL
 )
