@@ -19,7 +19,6 @@ LONG_FUNCTIONS: dict[str, str] = {}
 # Not values but the state of something that goes on (a request, a load); everything else that holds data is frozen.
 STATE = frozenset(
     {
-        "client/load.py:Report",
         "serving/exchange.py:Exchange",
         "serving/heads.py:Permit",
         "serving/heads.py:RequestHead",

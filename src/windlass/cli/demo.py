@@ -144,25 +144,17 @@ def _load(context: output.Context, server: launch.Server, trained: list[demo_mod
     rows = []
     for model in trained:
         with progress.steps(context, f"load on {model.name}"):
-            load = loads.Load(
-                f"{server.url}/predict/{model.name}",
-                model.question,
-                content_type=model.media_type,
-                connections=32,
-                seconds=_LOAD_S,
-            )
-            report = load.start().wait()
+            report = _asking(server, model, connections=32, seconds=_LOAD_S).wait()
         largest = max(report.batches, default=0)
-        rate = report.answered / report.duration_s
         rows.append(
             (
                 model.name,
-                f"{rate:,.0f}",
+                f"{report.throughput:,.0f}",
                 f"{report.quantile(0.5) * 1e3:.2f}",
                 f"{report.quantile(0.99) * 1e3:.2f}",
                 f"{report.mean_batch:.1f}",
                 largest,
-                report.failed + report.broken,
+                report.lost,
             )
         )
     context.say(output.table(("model", "answers/s", "p50 ms", "p99 ms", "mean batch", "largest", "failed"), rows))
@@ -174,9 +166,7 @@ def _second_version(context: output.Context, server: launch.Server, trained: lis
         better = demo_models.digits(_EPOCHS[2], step)
     version = _package(context, better)
     context.say(f"  {version}: held-out accuracy {better.accuracy:.1%}, before {trained[0].accuracy:.1%}")
-    load = loads.Load(
-        f"{server.url}/predict/digits", better.question, content_type=better.media_type, connections=16
-    ).start()
+    load = _asking(server, better, connections=16)
     try:
         time.sleep(0.5)
         _command(context, f"windlass models alias digits production {version.version}")
@@ -189,12 +179,26 @@ def _second_version(context: output.Context, server: launch.Server, trained: lis
         report = load.stop()
     rows = [(f"digits@{number}", count) for number, count in sorted(report.versions.items())]
     context.say(output.table(("answered by", "answers"), rows))
-    lost = report.sent - report.answered
-    context.say(f"  {report.sent:,} requests while the alias moved twice: {lost} failed")
-    if lost:
-        raise errors.InternalError(f"{lost} of {report.sent} requests failed while the alias moved: {report.statuses}")
+    context.say(f"  {report.sent:,} requests while the alias moved twice: {report.lost} failed")
+    if report.lost:
+        raise errors.InternalError(
+            f"{report.lost} of {report.sent} requests failed while the alias moved: {report.statuses}"
+        )
     if len(report.versions) < 2:
         raise errors.InternalError("the second version never answered: the alias did not reach the server")
+
+
+def _asking(
+    server: launch.Server, model: demo_models.Trained, *, connections: int, seconds: float = loads.FOREVER
+) -> loads.Load:
+    """A load that begins now."""
+    target = loads.http(
+        f"{server.url}/predict/{model.name}",
+        model.question,
+        content_type=model.media_type,
+        headers={"x-server-timing": "1"},
+    )
+    return loads.Load(loads.closed(target, connections=connections, seconds=seconds, observe=True)).start()
 
 
 def _move(context: output.Context, name: str, version: int | None, reason: str) -> None:
