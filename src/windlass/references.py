@@ -14,7 +14,11 @@ from pathlib import Path
 from windlass import errors, settings
 from windlass.packaging import archive
 from windlass.registry import registry as registries
-from windlass.types import refs, spec
+from windlass.security import signing
+from windlass.types import evidence, refs, spec
+
+# The file beside a package's file or folder that holds its signature.
+SIGNATURE_SUFFIX = ".sig"
 
 
 def actor() -> str:
@@ -30,6 +34,25 @@ def open_registry(configuration: settings.Settings) -> registries.Registry:
     return registries.Registry.open_at(configuration.database_url, configuration.store_root)
 
 
+def signed(configuration: settings.Settings, name: str, digest: str) -> evidence.Evidence:
+    """This home's word that it made a package: what was captured here may run here."""
+    configuration.home.mkdir(parents=True, exist_ok=True)
+    envelope = signing.sign(signing.own_key(configuration.home), name, digest)
+    return evidence.Evidence(digest, "signature", "passed", {"envelope": envelope})
+
+
+def _signature(registry: registries.Registry, ref: refs.Ref) -> str:
+    """The envelope that was registered with a version, if it is signed."""
+    found = [f.evidence for f in registry.show(ref).evidence if f.evidence.kind == "signature"]
+    return str(found[-1].statistics.get("envelope", "")) if found else ""
+
+
+def _beside(path: Path) -> str:
+    """The envelope in the file beside a package that lies in a file or folder."""
+    file = path.with_name(path.name + SIGNATURE_SUFFIX)
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
 def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[spec.Endpoint, ...]:
     """The endpoints that these references name, each resolved to a digest once; `NotFound` names the nearest."""
     parsed = [(text, refs.parse(text)) for text in texts]
@@ -40,7 +63,9 @@ def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[s
             if registry is None or ref.kind == "path":
                 opened = archive.open_path(Path(ref.path))
                 name = opened.manifest.name
-                arm = spec.Arm(opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text)
+                arm = spec.Arm(
+                    opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text, signature=_beside(Path(ref.path))
+                )
             else:
                 resolved = registry.resolve(ref)
                 if resolved.status == "NEW":
@@ -49,7 +74,13 @@ def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[s
                         hint=f"Verify it: windlass verify {resolved.name}@{resolved.version}",
                     )
                 name = resolved.name
-                arm = spec.Arm(resolved.digest, str(resolved.version), store=configuration.store_root, ref=text)
+                arm = spec.Arm(
+                    resolved.digest,
+                    str(resolved.version),
+                    store=configuration.store_root,
+                    ref=text,
+                    signature=_signature(registry, ref),
+                )
             if name in found:
                 raise errors.UsageError(
                     f"'{name}' is named twice: one endpoint answers with one version.", hint="Name each model once."

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from windlass import errors, references, settings
-from windlass.packaging import draft
+from windlass.packaging import draft, session
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
 from windlass.serving import launch
@@ -79,10 +79,13 @@ def package(
 def register(configuration: settings.Settings, made: packages.Packaged, *, description: str = "") -> Version:
     """Push a checked package with its evidence."""
     registry = references.open_registry(configuration)
+    name = made.package.manifest.name
+    found = made.evidence
+    if session.carries_code(made.package.manifest.model.runtime):
+        found = (*found, references.signed(configuration, name, made.package.digest))
     try:
-        name = made.package.manifest.name
         pushed = registry.push(
-            made.package, name=name, actor=references.actor(), evidence=made.evidence, description=description
+            made.package, name=name, actor=references.actor(), evidence=found, description=description
         )
     finally:
         registry.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from windlass import errors, sdk
+from windlass import errors, plugins, sdk
 from windlass.cli import example as examples
 from windlass.cli import output, progress
 from windlass.packaging import archive
@@ -25,6 +25,9 @@ from windlass.types import manifest, refs
 @click.option("--labels", default="", help="Class labels: a file, one a line, or a list with commas.")
 @click.option("--transform", "transforms", multiple=True, help="kind:key=value,... or a TOML file; may be repeated.")
 @click.option("--max-batch", type=click.IntRange(1), help="The most rows of one request.  [128; tables 1024]")
+@click.option(
+    "--runtime", default="onnx", help="What runs it: onnx, or torchscript, torch_export, python (carry code)."
+)
 @click.option("--description", default="", help="A sentence for the model card.")
 @click.option(
     "--output", "file", type=click.Path(path_type=Path), help="Also write the package to this .windlass file."
@@ -39,6 +42,7 @@ def package(
     labels: str,
     transforms: tuple[str, ...],
     max_batch: int | None,
+    runtime: str,
     description: str,
     file: Path | None,
     allow_weaker_sandbox: bool,
@@ -55,6 +59,7 @@ def package(
         example=None if example is None else examples.tensors(example),
         labels=examples.labels(labels) if labels else (),
         transforms=tuple(examples.transform(text) for text in transforms),
+        runtime=plugins.entry("runtimes", runtime).name,
     )
     with progress.steps(context, f"Packaging {name}") as step:
         made = packages.package(

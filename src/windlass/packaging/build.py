@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-from windlass import errors, plugins
+from windlass import errors
 from windlass.packaging import archive, draft, external_data, golden, onnx_bytes, session
 from windlass.packaging import manifest as manifests
 from windlass.runtimes import base
@@ -100,8 +100,7 @@ def build(
 def _golden(source: draft.Draft, files: Mapping[str, Buffer]) -> tuple[tensor.Tensors, tensor.Tensors]:
     """The golden inputs of a draft, and what its runtime gives for them."""
     chosen = choose(source)
-    runtime: type[base.Runtime] = plugins.load("runtimes", source.runtime)
-    model = runtime.load(files, base.Options())
+    model = session.load_model(source.runtime, files, base.Options())
     try:
         outputs = model.run(chosen.inputs, [spec.name for spec in source.signature.outputs])
     finally:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from windlass import errors, plugins
-from windlass.packaging import archive, build, draft, external_data, parity, probation
+from windlass.packaging import archive, build, draft, external_data, parity, probation, session
 from windlass.packaging.capture import base, onnx_graph, sandboxed
 from windlass.runtimes import base as runtimes
 from windlass.types import evidence, manifest
@@ -181,6 +181,11 @@ def _capture(
 ) -> draft.Draft:
     if plugin.carries_code and isinstance(source, Path):
         return sandboxed.capture(source, entry.name, options, allow_weaker=allow_weaker)
+    if options.runtime != "onnx" and not isinstance(source, Path):
+        raise errors.UsageError(
+            f"a live object is packaged for the runtime 'onnx', not '{options.runtime}'.",
+            hint="Save it first (torch.jit.save, torch.export.save) and name the file.",
+        )
     try:
         return plugin.capture(source, options)
     except ModuleNotFoundError as e:
@@ -191,8 +196,7 @@ def _capture(
 
 
 def _parity(drafted: draft.Draft) -> dict[str, Any]:
-    runtime: type[runtimes.Runtime] = plugins.load("runtimes", drafted.runtime)
-    model = runtime.load(drafted.files, runtimes.Options())
+    model = session.load_model(drafted.runtime, drafted.files, runtimes.Options())
     try:
         return parity.check(model, drafted)
     finally:

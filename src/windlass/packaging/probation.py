@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from windlass.packaging import archive
+from windlass.packaging import archive, session
 from windlass.packaging import verdicts as kept
 from windlass.security import sandbox, temporary
 from windlass.storage import blobs
@@ -101,7 +101,7 @@ def _reason(result: sandbox.Result, digest: str) -> str:
 def main() -> None:
     """The command: judge the package at `--path`, or `--digest` in the blob store `--store`; the evidence on stdout.
 
-    For formats that carry no code: what walls this machine lacks is said in the evidence, and does not stop it.
+    For formats that carry no code, what walls this machine lacks is said in the evidence, and does not stop it.
     """
     parser = argparse.ArgumentParser(prog="windlass-probation")
     parser.add_argument("--path", type=Path)
@@ -109,8 +109,12 @@ def main() -> None:
     parser.add_argument("--digest", required=True)
     parser.add_argument("--verdicts", type=Path, required=True)
     options = parser.parse_args()
-    where = options.path or archive.open_store(blobs.BlobStore(options.store), options.digest)
-    found = run(where, verdicts=options.verdicts, allow_weaker=True)
+    if options.path:
+        package = archive.open_path(options.path)
+    else:
+        package = archive.open_store(blobs.BlobStore(options.store), options.digest)
+    weaker = not session.carries_code(package.manifest.model.runtime)
+    found = run(options.path or package, verdicts=options.verdicts, allow_weaker=weaker)
     sys.stdout.write(strict_json.canonical(found).decode())
 
 

@@ -16,7 +16,7 @@ def judge(path: Path) -> int:
     """The exit code; the last words on stdout are `passed <digest>`, or the reason."""
     try:
         package = archive.open_path(path)
-        session.open(package).close()
+        session.open(package, where="confined").close()
     except errors.WindlassError as e:
         sys.stdout.write(f"{e.code}: {e.message}")
         return 1

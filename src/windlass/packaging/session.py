@@ -8,16 +8,17 @@ the registry, or any plugin not asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from windlass import errors, plugins
-from windlass.packaging import archive, external_data, golden
+from windlass.packaging import archive, contained, external_data, golden
 from windlass.runtimes import base
 from windlass.transforms import base as transforms
 from windlass.transforms import chain
 from windlass.types import contract as contracts
 from windlass.types import fields, signature, tensor, tensor_codec
 
+Where: TypeAlias = Literal["here", "apart", "confined"]
 _DEFAULTS = base.Options()
 
 
@@ -53,15 +54,19 @@ class Session:
 
 
 def open(  # noqa: A001 - read as session.open
-    package: archive.Package, *, options: base.Options = _DEFAULTS, check_golden: bool = True
+    package: archive.Package,
+    *,
+    options: base.Options = _DEFAULTS,
+    check_golden: bool = True,
+    where: Where = "here",
 ) -> Session:
     """Load a package. `CorruptPackage` if its bytes are not what it says, `GateRefused` if it computes something else.
 
-    `Unsupported` if its runtime may carry code (those run in a sandboxed process only) or needs a missing library.
+    `where` is this process, a confined process of its own (`apart`), or this process because it is `confined` itself.
+    `Unsupported` if its runtime may carry code and it would be loaded here, or needs a missing library.
     """
     spec = package.manifest.model
-    runtime: type[base.Runtime] = plugins.load("runtimes", spec.runtime)
-    if runtime.carries_code:
+    if where == "here" and carries_code(spec.runtime):
         raise errors.Unsupported(
             f"Models of the runtime '{spec.runtime}' carry code and are not loaded in this process."
         )
@@ -73,7 +78,10 @@ def open(  # noqa: A001 - read as session.open
                 f"The model's file is of IR version {contents.ir_version} and opset {contents.opset}: "
                 f"the manifest says {spec.ir_version} and {spec.opset}."
             )
-    model = runtime.load(files, options)
+    if where == "apart":
+        model: base.LoadedModel = contained.load(spec.runtime, files, options)
+    else:
+        model = plugins.load("runtimes", spec.runtime).load(files, options)
     try:
         check_signature(package.manifest.signature, model)
         session = Session(package, model, _transformer(package))
@@ -85,6 +93,19 @@ def open(  # noqa: A001 - read as session.open
         model.unload()
         raise
     return session
+
+
+def carries_code(runtime: str) -> bool:
+    """Whether models of this runtime are programs, which run in a confined process only."""
+    return bool(plugins.load("runtimes", runtime).carries_code)
+
+
+def load_model(runtime: str, files: base.Files, options: base.Options) -> base.LoadedModel:
+    """The bare model: in a confined process where its runtime carries code, else here."""
+    if carries_code(runtime):
+        return contained.load(runtime, files, options)
+    model: base.LoadedModel = plugins.load("runtimes", runtime).load(files, options)
+    return model
 
 
 def check_signature(declared: signature.Signature, model: base.LoadedModel) -> None:

@@ -25,7 +25,8 @@ def verify(package: archive.Package, *, options: base.Options = _ONE_THREAD) -> 
     statistics: dict[str, Any] = {"blobs": len(refs), "bytes": sum(ref.size for ref in refs)}
     try:
         # Opening reads every blob that the manifest names: the model's, the transforms' and the golden ones.
-        loaded = session.open(package, options=options)
+        apart = session.carries_code(package.manifest.model.runtime)
+        loaded = session.open(package, options=options, where="apart" if apart else "here")
         statistics["golden_excess"] = loaded.golden_excess
         loaded.close()
     except (errors.CorruptPackage, errors.GateRefused, errors.InternalError) as e:

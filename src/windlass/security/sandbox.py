@@ -1,8 +1,9 @@
 """Runs a module of our own in a confined child process: no network, no other program, no file but those it is given.
 
 Used by the command line's jobs for what may carry code (pickles, torch checkpoints) and for the first load of a model
-(`packaging/probation.py`). The walls are raised by `confine.py` inside the child; this side starts it, counts what the
-kernel does not, kills it, and says how it ended. Must never be imported by a server, nor weaken a wall unasked.
+(`packaging/probation.py`), and by servers for models that carry code (`packaging/contained.py`). The walls are raised
+by `confine.py` inside the child; this side starts it, counts what the kernel does not, kills it, says how it ended.
+Must never weaken a wall unasked.
 
     wall                          keeps
     Landlock                      files: reads Python and what is `readable`, writes to `scratch`; also TCP and signals
@@ -65,6 +66,14 @@ class Limits(msgspec.Struct, frozen=True):
 DEFAULT_LIMITS = Limits()
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a child works: it writes in `scratch` only, reads `readable`, and may import from (list) `import_from`."""
+
+    scratch: Path
+    readable: tuple[Path, ...] = ()
+    import_from: tuple[Path, ...] = ()
+
+
 class Result(msgspec.Struct, frozen=True):
     """How the child ended. `missing` names walls that the machine refused; `killed_by` is `""` when it ended by itself,
 
@@ -93,17 +102,64 @@ def run(
     whose names (not contents) may be listed. What the child leaves in `scratch` is untrusted: follow no link there.
     `NotAllowed` if the machine lacks a wall and `allow_weaker` is not set: then nothing was run.
     """
+    scratch = scratch.resolve(strict=True)
+    place = Place(scratch, tuple(readable), tuple(import_from))
+    process, report = _launch(command, place, limits, allow_weaker=allow_weaker)
+    try:
+        outputs, killed_by = _supervise(process, scratch, limits)
+        missing = _verdict(report, outputs[1], killed_by)
+    finally:
+        os.close(report)
+    _check_walls(missing, allow_weaker=allow_weaker)
+    return Result(process.returncode, outputs[0], outputs[1], missing, killed_by)
+
+
+def start(
+    command: Sequence[str],
+    place: Place,
+    *,
+    limits: Limits,
+    stderr: int,
+    pass_fds: tuple[int, ...] = (),
+    allow_weaker: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start `command` walled in and leave it running; it dies with the thread that started it.
+
+    `pass_fds` are descriptors that it may use, `stderr` takes its last words. The caller kills and reaps it: what the
+    kernel does not count (wall clock, scratch) is not watched. `NotAllowed` as for `run`.
+    """
+    process, report = _launch(command, place, limits, allow_weaker=allow_weaker, stderr=stderr, pass_fds=pass_fds)
+    try:
+        _check_walls(_verdict(report, b"", ""), allow_weaker=allow_weaker)
+    except errors.WindlassError:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        os.close(report)
+    return process
+
+
+def _launch(
+    command: Sequence[str],
+    place: Place,
+    limits: Limits,
+    *,
+    allow_weaker: bool,
+    stderr: int = subprocess.PIPE,
+    pass_fds: tuple[int, ...] = (),
+) -> tuple[subprocess.Popen[bytes], int]:
+    """The launcher's process, and the descriptor where it says which walls are missing."""
     if platform.system() != "Linux":
         raise errors.NotAllowed("the sandbox needs Linux.", hint="Run this step on a Linux machine or in a container.")
-    scratch = scratch.resolve(strict=True)
     report, verdict = os.pipe()
     try:
         policy = confine.Policy(
             parent=os.getpid(),
             report=verdict,
-            scratch=str(scratch),
-            readable=(*python_paths(), *(str(path.resolve()) for path in readable)),
-            listable=tuple(str(path.resolve()) for path in import_from),
+            scratch=str(place.scratch),
+            readable=(*python_paths(), *(str(path.resolve()) for path in place.readable)),
+            listable=tuple(str(path.resolve()) for path in place.import_from),
             memory=limits.memory,
             cpu_s=limits.cpu_s,
             file_size=limits.disk,
@@ -115,27 +171,27 @@ def run(
         process = subprocess.Popen(
             [*launcher, msgspec.json.encode(policy).decode(), *command],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=scratch,
-            env=_environment(scratch, import_from),
-            pass_fds=(verdict,),
+            stdout=subprocess.PIPE if stderr == subprocess.PIPE else subprocess.DEVNULL,
+            stderr=stderr,
+            cwd=place.scratch,
+            env=_environment(place.scratch, place.import_from),
+            pass_fds=(verdict, *pass_fds),
             start_new_session=True,
         )
-        os.close(verdict)
-        verdict = -1
-        outputs, killed_by = _supervise(process, scratch, limits)
-        missing = _verdict(report, outputs[1], killed_by)
-    finally:
+    except BaseException:
         os.close(report)
-        if verdict >= 0:
-            os.close(verdict)
+        raise
+    finally:
+        os.close(verdict)
+    return process, report
+
+
+def _check_walls(missing: tuple[str, ...], *, allow_weaker: bool) -> None:
     if not allow_weaker and any(wall in missing for wall in confine.REQUIRED):
         raise errors.NotAllowed(
             f"this machine cannot confine untrusted code: it lacks {' and '.join(missing)}, so nothing was run.",
             hint="Use Linux 5.13 or newer with Landlock and seccomp, or allow a weaker sandbox if you trust it.",
         )
-    return Result(process.returncode, outputs[0], outputs[1], missing, killed_by)
 
 
 def python_paths() -> tuple[str, ...]:

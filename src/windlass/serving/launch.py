@@ -38,11 +38,19 @@ def prepare(wanted: spec.Spec, home: Path) -> Path:
     control = str(run / f"{name}.sock")
     if len(control.encode()) > _LONGEST_SOCKET:
         control = str(_own_folder() / f"{name}.sock")
+    trusted = wanted.trusted or _trusted(home)
     verdicts = wanted.verdicts or str(home.absolute() / "verdicts")
     path = run / f"{name}.json"
-    path.write_bytes(strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts)))
+    path.write_bytes(
+        strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts, trusted=trusted))
+    )
     path.chmod(0o600)
     return path
+
+
+def _trusted(home: Path) -> tuple[str, ...]:
+    """The public keys that a home lists: packages that carry code run if one of them has signed."""
+    return tuple(file.read_text(encoding="ascii").strip() for file in sorted((home / "trusted").glob("*.pub")))
 
 
 def _own_folder() -> Path:

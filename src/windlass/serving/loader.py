@@ -29,7 +29,7 @@ _THREADS_FROM_S = 2e-3
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """A version in memory, warm, with what was measured of it."""
+    """A version in memory, warm, with what was measured of it. `apart` is a process of its own, confined."""
 
     session: session.Session
     digest: str
@@ -38,37 +38,58 @@ class Loaded(msgspec.Struct, frozen=True):
     inline: bool
     timing: measure.Timing
     seconds: float
+    apart: bool = False
 
 
-def load(endpoint: spec.Endpoint, verdicts: str) -> Loaded:
-    """Load the endpoint's one arm; the error says what is wrong with it."""
+def load(endpoint: spec.Endpoint, verdicts: str, trusted: tuple[str, ...] = ()) -> Loaded:
+    """Load the endpoint's one arm; the error says what is wrong with it. `trusted` keys may sign what carries code."""
     arm = endpoint.arms[0]
     started = time.perf_counter()
     package = _open(endpoint.name, arm)
+    runtime = package.manifest.model.runtime
+    apart = endpoint.placement == "process" or session.carries_code(runtime)
     if package.digest != arm.digest:
         raise errors.CorruptPackage(
             f"the package of '{endpoint.name}' has the digest {package.digest}, not {arm.digest}"
         )
+    if session.carries_code(runtime):
+        _check_signature(endpoint.name, arm, trusted)
     if verdicts:
         _on_probation(arm, Path(verdicts))
+    where: session.Where = "apart" if apart else "here"
     threads = endpoint.threads or 1
-    opened = session.open(package, options=base.Options(threads=threads))
+    opened = session.open(package, options=base.Options(threads=threads), where=where)
     golden = tensor_codec.unpack(package.read(package.manifest.golden.inputs))
     batched = package.manifest.signature.batched
     max_rows = endpoint.max_batch or package.manifest.limits.max_batch
     timing = measure.timing(opened.model, golden, batched=batched, max_rows=max_rows)
     cores = len(os.sched_getaffinity(0))
     if not endpoint.threads and cores > 1 and timing.seconds[1] > _THREADS_FROM_S:
-        wide = session.open(package, options=base.Options(threads=cores), check_golden=False)
+        wide = session.open(package, options=base.Options(threads=cores), check_golden=False, where=where)
         wide_timing = measure.timing(wide.model, golden, batched=batched, max_rows=max_rows)
         if wide_timing.rows_per_s > timing.rows_per_s:
             opened.close()
             opened, timing, threads = wide, wide_timing, cores
         else:
             wide.close()
-    inline = timing.usual_s < measure.INLINE_BELOW_S if endpoint.placement == "auto" else endpoint.placement == "inline"
+    inline = not apart and _is_inline(endpoint, timing)
     seconds = time.perf_counter() - started
-    return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds)
+    return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds, apart)
+
+
+def _is_inline(endpoint: spec.Endpoint, timing: measure.Timing) -> bool:
+    if endpoint.placement == "auto":
+        return timing.usual_s < measure.INLINE_BELOW_S
+    return endpoint.placement == "inline"
+
+
+def _check_signature(name: str, arm: spec.Arm, trusted: tuple[str, ...]) -> None:
+    """`NotAllowed` unless a listed key has signed the digest; checked by a program of its own (security/signing.py)."""
+    line = [sys.executable, "-m", "windlass.security.signing", arm.digest, *trusted]
+    checked = subprocess.run(line, input=arm.signature.encode(), capture_output=True, check=False)
+    if checked.returncode != 0:
+        reason = checked.stdout.decode(errors="replace") or "its signature could not be checked"
+        raise errors.NotAllowed(f"'{name}' is not loaded: {reason}")
 
 
 def _open(name: str, arm: spec.Arm) -> archive.Package:

@@ -15,6 +15,7 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     """One version behind an endpoint. Its package is a file or folder at `path`, or lies in the blob store at `store`.
 
     `version` is what callers see; `ref` is what the operator asked for, so that a moved alias finds its followers.
+    `signature` is an envelope over the digest (security/signing.py), which packages that carry code need.
     `id` names the arm among its endpoint's (empty: its version); `share` is its part of the requests, in percent.
     """
 
@@ -23,6 +24,7 @@ class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults
     path: str = ""
     store: str = ""
     ref: str = ""
+    signature: str = ""
     id: str = ""
     share: float = 100.0
 

@@ -1,4 +1,4 @@
-"""What a capture source is: it turns one framework's model into a `Draft` whose model is ONNX.
+"""What a capture source is: it turns one framework's model into a `Draft`, as ONNX unless told otherwise.
 
 Implemented by each file beside this one, found through the catalogue, called by `packaging/package.py`: directly for
 live objects and formats without code, in a sandboxed child otherwise. Must never fall back to a weaker loader.
@@ -19,7 +19,8 @@ class Options(msgspec.Struct, frozen=True):
     """What the user said. `example` are real inputs by name (one array under `""` when the model has one input).
 
     `dynamic` names further dynamic axes: input name -> {axis: dimension name}; axis 0 is `batch` unless
-    `batched` is False. `input_names`/`output_names` override what the framework calls them.
+    `batched` is False. `input_names`/`output_names` override what the framework calls them. `runtime` is what runs the
+    package: ONNX, or by name the framework's own program as it is, which carries code.
     """
 
     example: tensor.Tensors | None = None
@@ -31,6 +32,7 @@ class Options(msgspec.Struct, frozen=True):
     output_names: tuple[str, ...] = ()
     max_batch: int = 128
     seed: int = 0
+    runtime: str = "onnx"
 
 
 class CaptureSource(Protocol):

@@ -56,6 +56,7 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     output_names: tuple[str, ...]
     max_batch: int
     seed: int
+    runtime: str
 
 
 class _Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -196,6 +197,7 @@ def write_options(folder: Path, options: base.Options) -> None:
             output_names=options.output_names,
             max_batch=options.max_batch,
             seed=options.seed,
+            runtime=options.runtime,
         )
     )
 
@@ -219,6 +221,7 @@ def read_options(folder: Path, max_bytes: int) -> base.Options:
             output_names=asked.output_names,
             max_batch=asked.max_batch,
             seed=asked.seed,
+            runtime=asked.runtime,
         )
     finally:
         reader.close()

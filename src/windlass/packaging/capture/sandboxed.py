@@ -18,7 +18,6 @@ from windlass.packaging.capture import base, exchange, sandboxed_child
 from windlass.security import sandbox, temporary
 
 LIMITS = sandbox.Limits(memory=8 * sandbox.GIB, wall_s=900.0, cpu_s=3600, disk=4 * sandbox.GIB)
-_RUNTIME = "onnx"
 
 
 def capture(
@@ -54,9 +53,9 @@ def capture(
         answer = exchange.read_answer(scratch / sandboxed_child.ANSWER, limits.disk)
     if isinstance(answer, exchange.Failure):
         raise _raised(answer)
-    if answer.runtime != _RUNTIME:
-        # A hostile file may answer in the plugin's place: what it hands over must be of a kind that carries no code.
-        raise errors.CorruptPackage("the child's answer is a model for a runtime other than ONNX")
+    if answer.runtime != options.runtime:
+        # A hostile file may answer in the plugin's place: what it hands over must be of the kind that was asked for.
+        raise errors.CorruptPackage(f"the child's answer is a model for a runtime other than '{options.runtime}'")
     weaker = tuple(f"captured without the wall '{wall}': this machine has none" for wall in result.missing)
     return msgspec.structs.replace(answer, notes=(*answer.notes, *weaker))
 

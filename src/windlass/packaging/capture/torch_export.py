@@ -6,6 +6,7 @@ run what it says. Must never make a size free that the program was exported with
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import msgspec
 
 from windlass import errors
 from windlass.packaging import draft
-from windlass.packaging.capture import base
+from windlass.packaging.capture import base, kept
 from windlass.types import signature, tensor
 
 
@@ -55,6 +56,24 @@ class TorchExport:
         dynamic, dimensions, most = _dimensions(program, names, options)
         module = program.module(check_guards=False)
         example, fitted = torch_original.fit_floats(module, example)
+        limited = msgspec.structs.replace(options, max_batch=min(options.max_batch, most))
+        if kept.refuse_others(options, cls.name, name):
+            original = torch_original.Original(module, names, keywords)
+            written = io.BytesIO()
+            torch.export.save(program, written)
+            return kept.capture(
+                kept.Program(
+                    {"model.pt2": written.getvalue()},
+                    original.run,
+                    example,
+                    f"torch {torch.__version__}",
+                    name,
+                    {i: {a: d for a, d in axes.items() if a or not options.batched} for i, axes in dynamic.items()},
+                    keywords=keywords is not None,
+                    notes=(*notes, *fitted),
+                ),
+                limited,
+            )
         subject = torch_onnx.Subject(
             module=module,
             example=example,
@@ -65,7 +84,6 @@ class TorchExport:
             synthetic=not options.example,
             notes=(*notes, *fitted),
         )
-        limited = msgspec.structs.replace(options, max_batch=min(options.max_batch, most))
         return torch_onnx.capture(subject, limited)
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from windlass import errors
 from windlass.packaging import draft
-from windlass.packaging.capture import base
+from windlass.packaging.capture import base, kept
 
 
 class TorchScript:
@@ -51,6 +51,13 @@ class TorchScript:
         example, fitted = torch_original.fit_floats(module, _named(declared, options))
         original = torch_original.Original(module, tuple(example), None)
         original.run(example)
+        name = source.name if isinstance(source, Path) else module.original_name
+        if kept.refuse_others(options, cls.name, name):
+            written = io.BytesIO()
+            torch.jit.save(module, written)
+            files, framework = {"model.pt": written.getvalue()}, f"torch {torch.__version__}"
+            program = kept.Program(files, original.run, example, framework, name, options.dynamic, notes=fitted)
+            return kept.capture(program, options)
         with torch_original.quiet():
             try:
                 converted = converter.TS2EPConverter(module, original.tensors(example)).convert()
@@ -62,7 +69,7 @@ class TorchScript:
         subject = torch_onnx.Subject(
             module=module,
             example=example,
-            source=source.name if isinstance(source, Path) else module.original_name,
+            source=name,
             fresh=fresh,
             program=converted.module(check_guards=False),
             notes=(*(("the module was in train() mode: it was captured in eval() mode.",) if trained else ()), *fitted),
