@@ -2,8 +2,8 @@
 
 Calls come from the layers above (`submit`), runs go to an instance. An idle instance runs what arrived in this turn of
 the loop; a busy one finds, when it comes back, what queued meanwhile. Requests of one shape share a run; requests
-with ragged dimensions are bucketed by size and padded. Must never close a batch early because shapes are mixed, and
-never block the loop beyond an inline run.
+with ragged dimensions are bucketed by size and padded. Must never close a batch early because shapes are mixed, let
+in what would wait for longer than it is worth, or block the loop beyond an inline run.
 """
 
 from __future__ import annotations
@@ -12,23 +12,29 @@ import asyncio
 import collections
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 
 from windlass import errors
-from windlass.serving import counters
+from windlass.serving import admission, counters, measure, queues, ragged, slo, suspects
 from windlass.types import contract, inference, signature, tensor
 
 log = logging.getLogger(__name__)
 Outcome: TypeAlias = tensor.Tensors | errors.WindlassError
 OnRun: TypeAlias = Callable[[Outcome, float], None]
+# Of runs on the loop one in so many is learned from: more would cost single requests what it can never save them.
+_SAMPLED = 16
 
 
 class Instance(Protocol):
-    """Where runs happen: on the loop or on a thread of its own. `busy` instances are not given another run."""
+    """Where runs happen: on the loop, or on a thread or in a process of its own.
+
+    `busy` instances are not given another run. A run that was begun is never taken back: a call that ends meanwhile
+    does not make room, so that no more than one run goes on at any time.
+    """
 
     busy: bool
 
@@ -38,78 +44,28 @@ class Instance(Protocol):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """How to batch: at most `max_rows` a run, `max_queue` rows waiting, `delay_s` to wait for more (0: never)."""
+    """How to batch: at most `max_rows` a run at first, `max_queue` rows waiting, `delay_s` to wait for more (0: never).
+
+    Learning may bring a run up to `most_rows` (0: `max_rows`), from what warm-up measured (`timing`) on. A call whose
+    predicted wait is above `max_queue_s` is refused (0: what random arrivals at 80 % of capacity seldom exceed);
+    `slo_p99_s` is the time in which 99 of 100 answers are to be given (0: none).
+    """
 
     max_rows: int
     max_queue: int
     delay_s: float = 0.0
+    most_rows: int = 0
+    max_queue_s: float = 0.0
+    slo_p99_s: float = 0.0
+    timing: measure.Timing | None = None
 
 
-def bucket_of(size: int) -> int:
-    """The bucket of a ragged size: the next power of two from 16 on, so that padding less than doubles the work."""
-    return max(16, 1 << (size - 1).bit_length())
+class _Failed(msgspec.Struct, frozen=True):
+    """A part of a batch that failed, to be run again; `runs` is how many more runs that cost up to now."""
 
-
-class _Ragged:
-    """Which axes of which inputs may be padded, from the signature."""
-
-    def __init__(self, contracted: signature.Signature) -> None:
-        ragged = {name for name, known in contracted.dimensions.items() if known.mask}
-        # Axis in the shape key, which leaves out the batch.
-        self.axes = tuple(
-            tuple(axis - 1 for axis, d in enumerate(spec.shape) if d in ragged) for spec in contracted.inputs
-        )
-        self.names = tuple(spec.name for spec in contracted.inputs)
-        self.symbols = tuple(
-            (name, index, axis)
-            for name in sorted(ragged)
-            for index, spec in enumerate(contracted.outputs)
-            for axis, d in enumerate(spec.shape)
-            if d == name
-        )
-        self.outputs = tuple(spec.name for spec in contracted.outputs)
-        self.sources = {
-            d: (spec.name, axis)
-            for spec in contracted.inputs
-            for axis, d in enumerate(spec.shape)
-            if isinstance(d, str) and d in ragged
-        }
-
-    def bucket(self, key: contract.ShapeKey) -> contract.ShapeKey:
-        """The key with ragged sizes rounded up to their bucket."""
-        return tuple(
-            tuple(bucket_of(size) if axis in axes else size for axis, size in enumerate(shape))
-            for shape, axes in zip(key, self.axes, strict=True)
-        )
-
-    def join(self, calls: Sequence[inference.Call]) -> tensor.Tensors:
-        """One batch from requests of one bucket, each input padded with zeros to the largest of them."""
-        joined: tensor.Tensors = {}
-        for name, axes in zip(self.names, self.axes, strict=True):
-            parts = [call.request.inputs[name] for call in calls]
-            if not axes or len({part.shape[1:] for part in parts}) == 1:
-                joined[name] = np.concatenate(parts)
-                continue
-            largest = tuple(max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True))
-            batch = np.zeros((sum(len(part) for part in parts), *largest), dtype=parts[0].dtype)
-            start = 0
-            for part in parts:
-                batch[(slice(start, start + len(part)), *(slice(0, n) for n in part.shape[1:]))] = part
-                start += len(part)
-            joined[name] = batch
-        return joined
-
-    def trim(self, outputs: tensor.Tensors, call: inference.Call) -> tensor.Tensors:
-        """Cut the padding off outputs that have a ragged dimension."""
-        for symbol, index, axis in self.symbols:
-            name = self.outputs[index]
-            if name in outputs:
-                source, source_axis = self.sources[symbol]
-                size = call.request.inputs[source].shape[source_axis]
-                cut = [slice(None)] * outputs[name].ndim
-                cut[axis] = slice(0, size)
-                outputs[name] = outputs[name][tuple(cut)]
-        return outputs
+    calls: list[inference.Call]
+    key: contract.ShapeKey
+    runs: int
 
 
 class Batcher:
@@ -136,47 +92,121 @@ class Batcher:
         self._version = version
         self._batched = contracted.batched
         self._input_names = tuple(spec.name for spec in contracted.inputs)
-        ragged = _Ragged(contracted)
-        self._ragged = ragged if any(ragged.axes) else None
-        self._queues: dict[contract.ShapeKey, collections.deque[inference.Call]] = {}
+        self._ragged = ragged.Ragged(contracted) or None
+        self._costs = _costs(plan, contracted, self._ragged)
+        # What arrived in this turn for an idle instance: the usual case, in which nobody has to be told from anybody.
+        self._lane: list[inference.Call] = []
+        self._lane_key: contract.ShapeKey = contract.NO_KEY
+        self._lane_rows = 0
+        # Everything else that waits.
+        self._queues = queues.Queues()
+        self._admission = admission.Admission(
+            self._queues, self._costs, max_rows=plan.max_queue, max_wait_s=plan.max_queue_s, clock=clock
+        )
         # Halves of a batch that failed, each run before anything that is queued.
-        self._retries: collections.deque[list[inference.Call]] = collections.deque()
+        self._failed: collections.deque[_Failed] = collections.deque()
+        self._suspects = suspects.Suspects()
         self._scheduled = False
         # Runs out when `delay_s` is over, unless a batch is full before.
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
-        # Whether a call that waits is held, so that it leaves at once when it ends early.
-        self._held = False
-        self.queued_rows = 0
+        self._runs = 0
+        # Calls that left before a run, by why.
+        self.saved = dict.fromkeys(("expired", "cancelled"), 0)
+
+    @property
+    def queued_rows(self) -> int:
+        """Rows that wait for a run."""
+        return self._lane_rows + self._queues.rows
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Calls and requests refused, by reason."""
+        return self._admission.refused
+
+    @property
+    def preferred_rows(self) -> int:
+        """The rows of a full run, as learned; of the bucket that was measured at warm-up where there are several."""
+        return self._costs.rows(self._costs.key)
+
+    # Letting calls in
 
     def submit(self, call: inference.Call) -> None:
-        """Take a call; it is answered from a later turn of the loop, or refused now if the queue is full."""
+        """Take a call; it is answered from a later turn of the loop, or refused now if it would wait too long."""
         request = call.request
-        rows = request.rows
-        if self.queued_rows + rows > self._plan.max_queue and self.queued_rows:
-            call.fail(errors.Overloaded(f"the queue of model '{request.model}' is full"))
+        key = request.key if self._ragged is None else self._ragged.bucket(request.key)
+        lane = self._lane
+        busy = self._instance.busy
+        waiting = self._lane_rows + self._queues.rows
+        if waiting and not busy and waiting + request.rows > self._plan.max_queue and not self._flushing:
+            # Nobody is read from while these run, so nobody need be refused.
+            self._flush()
+            busy, lane = self._instance.busy, self._lane
+        if busy or self._queues.rows or (lane and key != self._lane_key):
+            self._enqueue(call, key)
             return
-        key = self._key(call)
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = collections.deque()
-        queue.append(call)
-        self.queued_rows += rows
-        if self._instance.busy:
-            call.held_by(self._forget)
-            self._held = True
-        elif not self._scheduled:
-            if self._plan.delay_s > 0 and self.queued_rows < self._plan.max_rows:
-                if self._timer is None:
-                    self._timer = self._loop.call_later(self._plan.delay_s, self._flush)
-            else:
-                self._scheduled = True
-                self._loop.call_soon(self._flush)
+        self._lane_key = key
+        lane.append(call)
+        self._lane_rows += request.rows
+        if not self._scheduled:
+            self._schedule()
 
-    def _key(self, call: inference.Call) -> contract.ShapeKey:
-        """What a call must have in common with those it shares a run with: its shapes, and its priority."""
-        key = call.request.key if self._ragged is None else self._ragged.bucket(call.request.key)
-        return key if call.priority == inference.INTERACTIVE else ((-call.priority,), *key)
+    def _enqueue(self, call: inference.Call, key: contract.ShapeKey) -> None:
+        """Let a call wait among others, or refuse it."""
+        rows = call.request.rows
+        self._unite()
+        if self._instance.busy:
+            refusal = self._admission.refusal(
+                call.identity,
+                call.priority,
+                rows=rows,
+                run_s=self._costs.run_s(key, rows),
+                deadline=call.deadline,
+            )
+            if refusal is not None:
+                call.fail(refusal)
+                return
+        self._push(call, key)
+        if not self._instance.busy and not self._scheduled:
+            self._schedule()
+
+    def _unite(self) -> None:
+        """Let the calls of this turn wait among others."""
+        lane, self._lane, self._lane_rows = self._lane, [], 0
+        for call in lane:
+            if not call.done:
+                self._push(call, self._lane_key)
+
+    def _push(self, call: inference.Call, key: contract.ShapeKey) -> None:
+        costs, rows = self._costs, call.request.rows
+        cost_s, run_s = costs.work_s(key, rows), costs.run_s(key, rows)
+        self._queues.push(call, key, cost_s=cost_s, run_s=run_s, now=self._clock())
+        call.held_by(self._forget)
+
+    def _forget(self, call: inference.Call) -> None:
+        """A held call ended while it waited: it leaves at once and never reaches the model."""
+        self._queues.discard(call)
+        late = call.deadline is not None and call.deadline <= self._clock()
+        self.saved["expired" if late else "cancelled"] += 1
+
+    def refuses(self, caller: str) -> errors.WindlassError | None:
+        """The error for a request of this caller that would find no room now. Asked before its body is read."""
+        return self._admission.refusal(caller, inference.INTERACTIVE) if self._instance.busy else None
+
+    def predicted_wait_s(self, caller: str = "", priority: int = inference.INTERACTIVE) -> float:
+        """Seconds until a call of this caller that came now would start to run."""
+        return self._admission.wait_s(caller, priority) if self._instance.busy else 0.0
+
+    def _schedule(self) -> None:
+        """Have what waits run: now, or when there is more or the delay is over."""
+        if self._plan.delay_s > 0 and self.queued_rows < self._plan.max_rows:
+            if self._timer is None:
+                self._timer = self._loop.call_later(self._plan.delay_s, self._flush)
+        else:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    # Running them
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -192,78 +222,84 @@ class Batcher:
             self._answered_one()
 
     def _drain(self) -> int:
-        """Run what is queued as long as the instance takes it; how many calls that were."""
+        """Run what waits as long as the instance takes it; how many calls that were."""
         ran = 0
         while not self._instance.busy:
-            if self._retries:
-                left = [call for call in self._retries.popleft() if not call.done]
-                if left:
-                    self._run(left)
-            elif self._queues:
-                calls = self._take()
+            if self._failed:
+                self._run_again(self._failed.popleft())
+            elif self._lane:
+                ran += self._run_lane()
+            elif self._queues.rows:
+                key, calls, expired = self._queues.take(self._clock(), self._limit, self._suspects.alone)
+                self._expire(expired)
                 if calls:
+                    for call in calls:
+                        call.held_by(None)
                     ran += len(calls)
-                    self._run(calls)
+                    self._run(calls, key)
             else:
                 break
         return ran
 
-    def _take(self) -> list[inference.Call]:
-        """The next batch: from the bucket whose first call has the earliest deadline, or came first."""
-        queues = self._queues
-        if len(queues) == 1:
-            key, queue = next(iter(queues.items()))
-        else:
-            key, queue = min(queues.items(), key=lambda item: _urgency(item[1][0]))
-        limit = self._plan.max_rows if self._batched else 1
-        if self.queued_rows <= limit and len(queues) == 1:
-            # The usual case: all that is queued fits, and nothing in it has to be looked at more closely.
-            calls = [call for call in queue if call.deadline is None and not call.done]
-            if len(calls) == len(queue):
-                for call in calls if self._held else ():
-                    call.held_by(None)
-                self._held = False
-                self.queued_rows = 0
-                del queues[key]
-                return calls
-        taken = rows = 0
-        calls = []
-        while queue:
-            call = queue[0]
-            if call.done or (call.deadline is not None and call.deadline <= self._clock()):
-                queue.popleft()
-                self.queued_rows -= call.request.rows
-                call.held_by(None)
-                call.fail(errors.DeadlineExceeded("the deadline passed before there was an answer"))
-                continue
-            rows += call.request.rows
-            if calls and rows > limit:
-                break
-            taken = rows
+    def _limit(self, key: contract.ShapeKey) -> int:
+        return self._costs.rows(key) if self._batched else 1
+
+    def _run_lane(self) -> int:
+        """Run what arrived in this turn, if nothing in it has to be looked at more closely; else queue it."""
+        lane, key, rows = self._lane, self._lane_key, self._lane_rows
+        self._lane, self._lane_rows = [], 0
+        calls = [call for call in lane if call.deadline is None and not call.done]
+        if len(calls) != len(lane):
+            now = self._clock()
+            calls = [call for call in lane if call.deadline is None or call.deadline > now]
+            if len(calls) != len(lane):
+                self._expire([call for call in lane if call.deadline is not None and call.deadline <= now])
+            calls = [call for call in calls if not call.done]
+            rows = sum(call.request.rows for call in calls)
+        limit = self._limit(key)
+        if (rows > limit and len(calls) > 1) or self._suspects:
+            if self._suspects or not queues.alike(calls):
+                for call in calls:
+                    self._push(call, key)
+                return 0
+            calls, rest = queues.split(calls, limit)
+            self._lane, self._lane_rows = rest, rows - sum(call.request.rows for call in calls)
+        if calls:
+            self._run(calls, key)
+            if self._lane and self._instance.busy:
+                self._unite()
+        return len(calls)
+
+    def _expire(self, calls: list[inference.Call]) -> None:
+        for call in calls:
             call.held_by(None)
-            calls.append(queue.popleft())
-        self.queued_rows -= taken
-        if not queue:
-            del queues[key]
-        return calls
+            if call.fail(errors.DeadlineExceeded("the deadline passed before there was an answer")):
+                self.saved["expired"] += 1
 
-    def _forget(self, call: inference.Call) -> None:
-        """A held call ended while it waited: it leaves at once and never reaches the model."""
-        key = self._key(call)
-        queue = self._queues[key]
-        queue.remove(call)
-        if not queue:
-            del self._queues[key]
-        self.queued_rows -= call.request.rows
+    def _run_again(self, failed: _Failed) -> None:
+        """Run a part of a batch that failed: who is still there, and is not one to be run alone."""
+        now = self._clock()
+        self._expire([call for call in failed.calls if call.deadline is not None and call.deadline <= now])
+        left = [call for call in failed.calls if not call.done]
+        if self._suspects and len(left) > 1:
+            for call in left:
+                if self._suspects.alone(call.identity, now):
+                    self._push(call, failed.key)
+            left = [call for call in left if not self._suspects.alone(call.identity, now)]
+        if left:
+            self._run(left, failed.key, failed.runs)
 
-    def _run(self, calls: list[inference.Call]) -> None:
+    def _run(self, calls: list[inference.Call], key: contract.ShapeKey, again: int = 0) -> None:
+        """Give the instance one batch; `again` is how many runs its calls cost before, when they failed with others."""
         started = self._clock()
         try:
             inputs = self._join(calls)
         except Exception as e:  # noqa: BLE001 - whatever goes wrong, every call gets its one answer
-            self._finish(calls, _unexpected(e), 0.0, started)
+            self._finish(calls, _unexpected(e), 0.0, started, key, again)
             return
-        self._instance.run(inputs, lambda outcome, run_s: self._finish(calls, outcome, run_s, started))
+        self._instance.run(inputs, lambda outcome, run_s: self._finish(calls, outcome, run_s, started, key, again))
+        if self._instance.busy:
+            self._admission.began(started, self._costs.run_s(key, sum(call.request.rows for call in calls)))
 
     def _join(self, calls: list[inference.Call]) -> tensor.Tensors:
         if len(calls) == 1:
@@ -272,12 +308,30 @@ class Batcher:
             return self._ragged.join(calls)
         return {name: np.concatenate([c.request.inputs[name] for c in calls]) for name in self._input_names}
 
-    def _finish(self, calls: list[inference.Call], outcome: Outcome, run_s: float, started: float) -> None:
-        if isinstance(outcome, errors.WindlassError) and len(calls) > 1:
-            # One poisoned row fails alone: halve the batch until it is by itself.
-            half = len(calls) // 2
-            self._retries.extendleft((calls[half:], calls[:half]))
-            calls = []
+    # Answering them
+
+    def _finish(
+        self,
+        calls: list[inference.Call],
+        outcome: Outcome,
+        run_s: float,
+        started: float,
+        key: contract.ShapeKey,
+        again: int,
+    ) -> None:
+        if isinstance(outcome, errors.WindlassError):
+            if len(calls) > 1:
+                # One poisoned row fails alone: halve the batch until it is by itself.
+                half, cost = len(calls) // 2, again + 2
+                self._failed.extendleft((_Failed(calls[half:], key, cost), _Failed(calls[:half], key, cost)))
+                calls = []
+            elif again:
+                self._suspects.charge(calls[0].identity, again, started)
+        else:
+            self._runs += 1
+            if run_s > measure.INLINE_BELOW_S or self._runs % _SAMPLED == 0:
+                rows = sum(call.request.rows for call in calls)
+                self._costs.observe(key, rows, run_s)
         if not self._flushing:
             # A thread came back: its next run starts before these answers are written.
             self._flush()
@@ -301,6 +355,9 @@ class Batcher:
                 raise errors.InternalError(f"the model gave {len(array)} rows for {rows}")
         waited = [started - call.arrived for call in calls]
         series.ran(rows, run_s, waited, time.time())
+        if self._plan.slo_p99_s:
+            for queued in waited:
+                self._costs.answered(queued + run_s)
         version = self._version
         start = 0
         arrays = list(outputs.items())
@@ -317,8 +374,22 @@ class Batcher:
             call.reply(inference.InferResponse(own, version, rows, queued, run_s))
 
 
-def _urgency(call: inference.Call) -> tuple[int, float]:
-    return (call.priority, call.arrived if call.deadline is None else min(call.deadline, call.arrived + 1e6))
+def _costs(plan: Plan, contracted: signature.Signature, padded: ragged.Ragged | None) -> slo.Costs:
+    """The model of a run's cost, from what was measured at warm-up."""
+    timing = plan.timing
+    key = contract.NO_KEY
+    if timing is not None and any(
+        isinstance(d, str) and d != signature.BATCH for spec in contracted.inputs for d in spec.shape
+    ):
+        key = tuple(timing.shapes[spec.name] for spec in contracted.inputs)
+        key = key if padded is None else padded.bucket(key)
+    return slo.Costs(
+        plan.max_rows,
+        plan.most_rows,
+        key=key,
+        measured=timing.seconds if timing is not None else None,
+        target_s=plan.slo_p99_s,
+    )
 
 
 def _unexpected(error: Exception) -> errors.WindlassError:

@@ -7,14 +7,20 @@ keep the loop from reading. Must never run two batches of one model at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
+from collections.abc import Callable
 
 from windlass import errors
 from windlass.runtimes import base
 from windlass.serving import batcher
 from windlass.types import tensor
+
+
+def _nothing() -> None:
+    """Nobody waits for the end."""
 
 
 def timed(model: base.LoadedModel, inputs: tensor.Tensors) -> tuple[batcher.Outcome, float]:
@@ -42,9 +48,10 @@ class Inline:
         outcome, seconds = timed(self._model, inputs)
         done(outcome, seconds)
 
-    def close(self) -> None:
-        """Give the model back."""
+    def close(self, closed: Callable[[], None] = _nothing) -> None:
+        """Give the model back; `closed` is called when its memory is free."""
         self._model.unload()
+        closed()
 
 
 class Threaded:
@@ -55,6 +62,7 @@ class Threaded:
         self._loop = loop
         self._model = model
         self._work: queue.SimpleQueue[tuple[tensor.Tensors, batcher.OnRun] | None] = queue.SimpleQueue()
+        self._closed: Callable[[], None] = _nothing
         self._thread = threading.Thread(target=self._serve, name="instance", daemon=True)
         self._thread.start()
 
@@ -63,8 +71,9 @@ class Threaded:
         self.busy = True
         self._work.put((inputs, done))
 
-    def close(self) -> None:
-        """End the thread after the run it is in, then give the model back."""
+    def close(self, closed: Callable[[], None] = _nothing) -> None:
+        """End the thread after the run it is in, then give the model back; then `closed` is called on the loop."""
+        self._closed = closed
         self._work.put(None)
 
     def _serve(self) -> None:
@@ -74,6 +83,9 @@ class Threaded:
             self._loop.call_soon_threadsafe(self._finished, outcome, seconds, done)
             del item, inputs, outcome, done
         self._model.unload()
+        # A loop that is closed has nobody to tell.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._closed)
 
     def _finished(self, outcome: batcher.Outcome, seconds: float, done: batcher.OnRun) -> None:
         self.busy = False

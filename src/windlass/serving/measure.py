@@ -23,10 +23,14 @@ _USUAL_ROWS = 8
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Seconds of one run by rows; `best_rows` is where more rows no longer bring more throughput."""
+    """Seconds of one run by rows; `best_rows` is where more rows no longer bring more throughput.
+
+    `shapes` are those of the inputs that were run, without the batch.
+    """
 
     seconds: dict[int, float]
     best_rows: int
+    shapes: dict[str, tuple[int, ...]] = {}
 
     @property
     def usual_s(self) -> float:
@@ -64,7 +68,7 @@ def timing(model: base.LoadedModel, inputs: tensor.Tensors, *, batched: bool, ma
             rows = max_rows
         else:
             rows *= 2
-    return Timing(seconds, best)
+    return Timing(seconds, best, {name: array.shape[1:] for name, array in inputs.items()})
 
 
 def _median(model: base.LoadedModel, batch: tensor.Tensors) -> float:

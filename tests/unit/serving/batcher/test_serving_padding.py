@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from windlass.serving import batcher
+from windlass.serving import ragged
 from windlass.types import inference, signature, tensor
 
 MAX_ROWS = 8
@@ -66,6 +66,6 @@ def test_padded_answers_equal_unpadded_ones(
 
 @given(st.integers(1, 1 << 20))
 def test_a_bucket_holds_its_sizes_and_less_than_doubles_them(size: int) -> None:
-    bucket = batcher.bucket_of(size)
+    bucket = ragged.bucket_of(size)
     assert size <= bucket
     assert bucket == 16 or bucket < 2 * size

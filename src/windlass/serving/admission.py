@@ -1,0 +1,72 @@
+"""Whether a call may wait: by the rows that wait, by the time that it would wait, by its own deadline.
+
+Asked by a batcher whose instance is busy, for a call or for a request whose body is not yet there. Must never refuse
+what an idle instance could run at once, or let one caller's queue keep another's out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from windlass import errors
+from windlass.serving import queues, slo
+
+_LONGEST_RETRY_S = 60
+
+
+class Admission:
+    """The bounds of one queue. `refused` counts calls and requests by reason. Times are seconds on `clock`."""
+
+    def __init__(
+        self,
+        waiting: queues.Queues,
+        costs: slo.Costs,
+        *,
+        max_rows: int,
+        max_wait_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        """`max_wait_s` 0: as long as waiting is worth it, which `costs` knows."""
+        self.refused = dict.fromkeys(("queue_full", "queue_time", "slo", "deadline"), 0)
+        self._waiting = waiting
+        self._costs = costs
+        self._max_rows = max_rows
+        self._max_wait_s = max_wait_s
+        self._clock = clock
+        self._began = self._expected_s = 0.0
+
+    def began(self, now: float, expected_s: float) -> None:
+        """A run began that keeps the instance busy."""
+        self._began, self._expected_s = now, expected_s
+
+    def wait_s(self, caller: str, priority: int) -> float:
+        """Seconds until a call that came now would start to run."""
+        # A run that takes longer than expected will go on for as long as it is late already (Lindy's law).
+        left = abs(self._began + self._expected_s - self._clock())
+        return left + self._waiting.ahead_s(caller, priority)
+
+    def refusal(
+        self, caller: str, priority: int, *, rows: int = 1, run_s: float = 0.0, deadline: float | None = None
+    ) -> errors.Overloaded | None:
+        """The error for a call of `rows` rows whose run takes `run_s`, unless it may wait behind the run that goes on.
+
+        Where too many rows wait, whoever has less than an even part of them may still come.
+        """
+        waiting, costs = self._waiting, self._costs
+        wait_s = self.wait_s(caller, priority)
+        answered_s = wait_s + run_s
+        full = waiting.rows and waiting.rows + rows > self._max_rows
+        if full and not waiting.has_share(caller, rows, self._max_rows):
+            return self._refuse("queue_full", "this model's queue is full", wait_s)
+        if wait_s > (self._max_wait_s or costs.patience_s):
+            return self._refuse("queue_time", "this model's queue is too long", wait_s)
+        if answered_s > costs.answer_within_s:
+            return self._refuse("slo", "this model would not answer in the time that it is to answer in", wait_s)
+        if deadline is not None and answered_s > deadline - self._clock():
+            return self._refuse("deadline", "this model would not answer before the deadline", wait_s)
+        return None
+
+    def _refuse(self, reason: str, message: str, wait_s: float) -> errors.Overloaded:
+        self.refused[reason] += 1
+        return errors.Overloaded(message, retry_after_s=max(1, math.ceil(min(wait_s, _LONGEST_RETRY_S))))
