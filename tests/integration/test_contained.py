@@ -1,0 +1,168 @@
+"""Models that carry code: packaged as they are, signed, and run in a confined process that may die."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from windlass import errors, references, sdk, settings
+from windlass.packaging import contained
+from windlass.packaging import package as packages
+from windlass.packaging.capture import base
+from windlass.runtimes import base as runtimes
+from windlass.runtimes import declared
+from windlass.serving import loader
+from windlass.types import signature, spec, strict_json
+
+SPECS = (signature.TensorSpec("x", "FP32", ("batch", 4)),)
+TENSORS = declared.Tensors(SPECS, (signature.TensorSpec("y", "FP32", ("batch", 4)),), entry="model:Model")
+X = np.array([[3, 1, 2, 0]], dtype=np.float32)
+SORTS = "import numpy as np\nclass Model:\n    def predict(self, inputs):\n        return {'y': np.sort(inputs['x'])}\n"
+MISCHIEF = """
+import os, socket, time
+import numpy as np
+class Model:
+    def predict(self, inputs):
+        x = inputs["x"]
+        what = int(x[0, 0])
+        if what == 1: os.kill(os.getpid(), 9)
+        if what == 2: raise ValueError("no such luck: /etc/passwd")
+        if what == 3: return {"y": x.astype("float64")}
+        if what == 4: return {"z": x}
+        if what == 5: socket.socket()
+        if what == 6: open("/etc/hostname").read()
+        if what == 7: os.fork()
+        if what == 8:
+            for fd in range(3, 20):
+                try: os.ftruncate(fd, 0)
+                except OSError: pass
+        return {"y": x}
+"""
+
+
+def files(code: str) -> dict[str, bytes]:
+    return {"model.py": code.encode(), declared.FILE: strict_json.canonical(TENSORS)}
+
+
+@pytest.fixture(scope="module")
+def mischief() -> Iterator[contained.Contained]:
+    model = contained.load("python", files(MISCHIEF), runtimes.Options())
+    yield model
+    model.unload()
+
+
+def asked(what: int) -> np.ndarray:
+    return np.array([[what, 1, 2, 3]], dtype=np.float32)
+
+
+@pytest.mark.promise("P-25")
+class TestMischief:
+    """A model may do what it likes to itself: the process that serves is not touched, and the next run is answered."""
+
+    @pytest.mark.parametrize(
+        ("what", "reason"),
+        [
+            (2, "no such luck"),
+            (3, "FP64"),
+            (4, "no array for 'y'"),
+            (5, "not permitted"),
+            (6, "Permission denied"),
+            (7, "not permitted"),
+        ],
+    )
+    def test_a_run_that_fails_says_why(self, mischief: contained.Contained, what: int, reason: str) -> None:
+        with pytest.raises(errors.InternalError, match=reason):
+            mischief.run({"x": asked(what)})
+        np.testing.assert_array_equal(mischief.run({"x": asked(0)})["y"], asked(0))
+
+    def test_a_dead_process_fails_its_run_and_is_started_again(self, mischief: contained.Contained) -> None:
+        with pytest.raises(errors.InternalError, match="ended during the run"):
+            mischief.run({"x": asked(1)})
+        np.testing.assert_array_equal(mischief.run({"x": asked(0)})["y"], asked(0))
+
+    def test_shared_memory_cannot_be_cut_off(self, mischief: contained.Contained) -> None:
+        np.testing.assert_array_equal(mischief.run({"x": asked(8)})["y"], asked(8))
+
+
+def test_a_process_that_keeps_dying_waits_for_its_next_start() -> None:
+    now = [100.0]
+    model = contained.Contained("python", files(MISCHIEF), runtimes.Options(), clock=lambda: now[0])
+    try:
+        for _ in range(2):
+            with pytest.raises(errors.InternalError):
+                model.run({"x": asked(1)})
+        with pytest.raises(errors.Unavailable, match="started again"):
+            model.run({"x": asked(0)})
+        now[0] += 10
+        np.testing.assert_array_equal(model.run({"x": asked(0)})["y"], asked(0))
+    finally:
+        model.unload()
+
+
+def test_unload_leaves_no_process_and_no_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    model = contained.load("python", files(SORTS), runtimes.Options())
+    np.testing.assert_array_equal(model.run({"x": X})["y"], np.sort(X))
+    model.unload()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_cannot_be_loaded_says_so() -> None:
+    with pytest.raises(errors.CorruptPackage, match="cannot be made"):
+        contained.load("python", files("raise RuntimeError('at import')"), runtimes.Options())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with a Python class in it, packaged as it is."""
+    folder = tmp_path_factory.mktemp("contained")
+    source = folder / "sorter"
+    source.mkdir()
+    (source / "model.py").write_text(SORTS)
+    (source / declared.FILE).write_bytes(strict_json.canonical(TENSORS))
+    options = base.Options(example={"x": X}, runtime="python")
+    with pytest.raises(errors.UsageError, match="runs only where you ask"):
+        packages.package(source, name="sorter", options=msgspec.structs.replace(options, runtime="onnx"))
+    made = packages.package(source, name="sorter", options=options)
+    sdk.register(settings.load({"home": folder / "home"}), made)
+    return folder / "home"
+
+
+def arm_of(home: Path) -> spec.Endpoint:
+    return references.endpoints(settings.load({"home": home}), ["sorter"])[0]
+
+
+@pytest.mark.promise("P-66")
+def test_only_what_a_listed_key_signed_is_loaded(home: Path, tmp_path: Path) -> None:
+    endpoint = arm_of(home)
+    own = (home / "trusted" / "own.pub").read_text().strip()
+    loaded = loader.load(endpoint, str(tmp_path), (own,))
+    try:
+        assert (loaded.apart, loaded.inline) == (True, False)
+        np.testing.assert_array_equal(loaded.session.run({"x": X})["y"], np.sort(X))
+    finally:
+        loaded.session.close()
+    with pytest.raises(errors.NotAllowed, match="no listed key"):
+        loader.load(endpoint, str(tmp_path), ("00" * 32,))
+    bare = msgspec.structs.replace(endpoint, arms=(msgspec.structs.replace(endpoint.arms[0], signature=""),))
+    with pytest.raises(errors.NotAllowed, match="not signed"):
+        loader.load(bare, str(tmp_path), (own,))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_runs_as_itself(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.jit.script(torch.nn.Linear(4, 3).eval())
+    module.save(str(tmp_path / "m.pt"))
+    made = packages.package(
+        tmp_path / "m.pt", name="linear", options=base.Options(example={"input": X}, runtime="torchscript")
+    )
+    manifest = json.loads(next(data for name, data in made.package.entries() if name == "manifest.json"))
+    assert manifest["model"]["runtime"] == "torchscript"
+    assert [e.verdict for e in made.evidence] == ["passed", "passed"]
