@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,11 +105,11 @@ def test_a_process_that_keeps_dying_waits_for_its_next_start() -> None:
 
 
 def test_unload_leaves_no_process_and_no_descriptor() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     model = contained.load("python", files(SORTS), runtimes.Options())
     np.testing.assert_array_equal(model.run({"x": X})["y"], np.sort(X))
     model.unload()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
 
 
 def test_what_cannot_be_loaded_says_so() -> None:
