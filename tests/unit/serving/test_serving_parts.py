@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from windlass import errors, plugins
 from windlass.protocols import base
-from windlass.serving import counters, launch, measure, responses, routes
+from windlass.serving import launch, measure, responses, routes
 from windlass.types import spec, strict_json, tensor
 
 
@@ -132,33 +132,6 @@ def test_a_bomb_stops_at_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_encoding_is_one_that_was_asked_for(accepted: bytes, chosen: bytes | None) -> None:
     assert responses.acceptable_encoding(accepted) == chosen
-
-
-# Counters
-
-
-@given(st.lists(st.floats(0, 1e4), max_size=50))
-def test_every_value_is_in_one_bucket(values: list[float]) -> None:
-    histogram = counters.Counters().runs_of("m", "1").run
-    for value in values:
-        histogram.observe(value)
-    assert sum(histogram.counts) == len(values)
-    assert histogram.total == pytest.approx(sum(values), abs=1e-6)
-    below = 0
-    for bound, count in zip(counters.SECONDS, histogram.counts, strict=False):
-        below += count
-        assert below == sum(value <= bound for value in values)
-
-
-def test_counters_grow_and_stay_apart() -> None:
-    series = counters.Counters()
-    made = [series.requests_of("m", str(version), "p") for version in range(100)]
-    for index, one in enumerate(made):
-        one.outcomes[counters.OK] += index
-        one.latency.observe(0.001)
-    assert [one.outcomes[counters.OK] for one in made] == list(range(100))
-    assert all(sum(one.latency.counts) == 1 for one in made)
-    assert series.requests_of("m", "7", "p") is made[7]
 
 
 # Warm-up
