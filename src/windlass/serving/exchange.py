@@ -10,6 +10,7 @@ from typing import Protocol
 
 from windlass import errors
 from windlass.protocols import base
+from windlass.protocols import errors as statuses
 from windlass.serving import question, responses
 from windlass.types import inference
 
@@ -178,5 +179,5 @@ class Exchange(question.Question):
     def _write(self, answer: base.Answer, extra: base.Fields) -> None:
         context = self._listener
         if context.access_log is not None:
-            context.access_log(self.head.method, self.head.target, self._peer.peer, self.request_id, answer.status)
+            self._log(context.access_log, answer.status or statuses.OK, len(answer.body))
         self._peer.respond(self, answer, extra)

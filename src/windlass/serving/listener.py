@@ -16,13 +16,13 @@ from typing import Any, TypeAlias
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import counters, peers, responses
+from windlass.serving import access_log, counters, peers, responses
 from windlass.serving import door as doors
 from windlass.types import spec
 
 SWEEP_S = 0.25
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-AccessLog: TypeAlias = Callable[[bytes, bytes, str, str, "int | None"], None]
+AccessLog: TypeAlias = Callable[[access_log.Record], None]
 
 
 class Listener:

@@ -15,7 +15,7 @@ import msgspec
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import counters, heads, listener
+from windlass.serving import access_log, counters, heads, listener
 from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,13 @@ class Question(msgspec.Struct, eq=False):
     permit: heads.Permit | None = None
     answered: bool = False
     arrived: float = 0.0
-    # Bytes of the body that count as pending; and the body itself where a shadow may want to decode it again.
+    # Bytes of the body that count as pending, or did; and the body itself where a shadow may want to decode it again.
     _size: int = 0
+    _received: int = 0
     _kept: bytes = b""
     _call: inference.Call | None = None
+    # Where it is counted, from when it is admitted to its arm.
+    _series: counters.Requests | None = None
 
     def _deliver(self, answer: base.Answer, response: inference.InferResponse) -> None:
         """Send the model's answer."""
@@ -72,8 +75,12 @@ class Question(msgspec.Struct, eq=False):
 
     def ask(self, permit: heads.Permit, view: directory.ModelView, infer: base.InferRoute, body: bytes) -> None:
         """The body is whole: draw the arm, decode, and ask. May raise as decoding may."""
+        door = self._listener.door
+        if permit.epoch != door.epoch:
+            door.renew(permit)
         if view.route is not None:
             permit, view = self._draw(permit, view)
+        self._admit(permit, view)
         if view.mirror is not None:
             self._kept = body
         decoded = infer.decode(permit.head, permit.match.parameters, body, view)
@@ -82,14 +89,26 @@ class Question(msgspec.Struct, eq=False):
         else:
             self._submit(permit, view, decoded)
 
+    def _admit(self, permit: heads.Permit, view: directory.ModelView) -> counters.Requests:
+        """Count the request as begun, where its one outcome will be counted too."""
+        series = permit.series
+        if series is None:
+            series = permit.series = self._listener.counters.requests_of(
+                view.name, view.version, permit.match.protocol.name, view.arm, view.generation
+            )
+        series.admitted[0] += 1
+        self._series = series
+        return series
+
     def _draw(self, permit: heads.Permit, view: directory.ModelView) -> tuple[heads.Permit, directory.ModelView]:
         """The arm that answers, drawn anew for each request; its permit is made once for a head and an arm."""
         if view.route is None:
             return permit, view
         arm = view.route(permit.head.headers, permit.caller.id, self.request_id)
-        own = permit.arms.get(arm.arm)
+        known = (arm.arm, arm.generation)
+        own = permit.arms.get(known)
         if own is None or own.view is not arm:
-            own = permit.arms[arm.arm] = msgspec.structs.replace(permit, view=arm, series=None, arms={})
+            own = permit.arms[known] = msgspec.structs.replace(permit, view=arm, series=None, arms={})
         arm.lease.hold()
         view.lease.release()
         self.permit = own
@@ -181,17 +200,17 @@ class Question(msgspec.Struct, eq=False):
         if permit is None or permit.view is None or self.answered:
             return
         context = self._listener
-        series = permit.series
+        series = self._series
         if series is None:
-            view = permit.view
-            series = context.counters.requests_of(view.name, view.version, permit.match.protocol.name)
-            permit.series = series
+            series = self._admit(permit, permit.view)
         series.outcomes[outcome] += 1
         if outcome == counters.OK:
             series.latency.observe(context.clock() - self.arrived)
         if self.arrived:
             context.door.in_flight -= 1
         permit.view.lease.release()
+        if permit.caller.allowance is not None:
+            permit.caller.allowance.release()
 
     def _settle(self) -> None:
         """It has its answer: let go of what was held for it."""
@@ -200,7 +219,30 @@ class Question(msgspec.Struct, eq=False):
         self._kept = b""
         if self._size:
             self._listener.door.pending_bytes -= self._size
-            self._size = 0
+            self._received, self._size = self._size, 0
+
+    def _log(self, write: listener.AccessLog, status: int, sent: int, grpc_status: int | None = None) -> None:
+        """A line in the access log; `sent` is the size of the answer's body in bytes."""
+        head, permit = self.head, self.permit
+        view = None if permit is None else permit.view
+        record = access_log.Record(
+            head.method,
+            head.target,
+            status,
+            self._received or head.length,
+            sent,
+            self._listener.clock() - self.arrived if self.arrived else 0.0,
+            self._peer.peer,
+            "" if permit is None else permit.caller.id,
+            self.request_id,
+            "" if view is None else view.name,
+            "" if view is None else view.version,
+            "" if view is None else view.arm,
+            "" if permit is None else permit.match.protocol.name,
+            grpc_status,
+            head.headers.get(b"traceparent", b""),
+        )
+        write(record)
 
 
 def _on_reply(call: inference.Call, response: inference.InferResponse, final: bool) -> None:
