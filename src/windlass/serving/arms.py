@@ -66,27 +66,25 @@ class Arm:
         loaded = self.loaded
         return {
             "digest": loaded.digest,
-            "placement": "inline" if loaded.inline else "thread",
+            "placement": "process" if loaded.apart else "inline" if loaded.inline else "thread",
             "threads": loaded.threads,
             "preferred_batch": loaded.timing.best_rows,
             "measured_run_us": {str(n): round(s * 1e6, 1) for n, s in loaded.timing.seconds.items()},
             "max_batch": self.view.limits.max_batch,
             "max_queue_delay_ms": self.endpoint.max_queue_delay_ms,
+            "max_queue_ms": self.endpoint.max_queue_ms,
+            "slo_p99_ms": self.endpoint.slo_p99_ms,
             "timeout_ms": self.endpoint.timeout_ms,
             "load_s": round(loaded.seconds, 3),
         }
 
     def close(self, closed: Callable[[], None]) -> None:
         """Give the model back; `closed` is called once its memory is free."""
-        self.instance.close()
-        closed()
+        self.instance.close(closed)
 
 
-def place(
-    loop: asyncio.AbstractEventLoop, endpoint: spec.Endpoint, loaded: loader.Loaded
-) -> instance.Inline | instance.Threaded:
-    """Where the model runs: on the loop or on a thread of its own, as measured or as the endpoint says."""
-    del endpoint
+def place(loop: asyncio.AbstractEventLoop, loaded: loader.Loaded) -> instance.Inline | instance.Threaded:
+    """Where the model runs: on the loop or on a thread of its own, which waits for a process that is apart."""
     model = loaded.session.model
     return instance.Inline(model) if loaded.inline else instance.Threaded(loop, model)
 
@@ -105,8 +103,12 @@ def prepare(
         max_rows=min(best, endpoint.max_batch) if endpoint.max_batch else best,
         max_queue=endpoint.max_queue or max(256, 32 * best),
         delay_s=endpoint.max_queue_delay_ms / 1000,
+        most_rows=endpoint.max_batch or manifest.limits.max_batch,
+        max_queue_s=endpoint.max_queue_ms / 1000,
+        slo_p99_s=endpoint.slo_p99_ms / 1000,
+        timing=loaded.timing,
     )
-    where = place(loop, endpoint, loaded)
+    where = place(loop, loaded)
     batch = batcher.Batcher(
         loop,
         where,
@@ -117,7 +119,8 @@ def prepare(
         answered_one=poller.answered if loaded.inline else None,
     )
     infer = stack.compose(loop, batch.submit, timeout_s=endpoint.timeout_ms / 1000, timed=not loaded.inline)
-    return Arm(endpoint, loaded, view_of(endpoint, loaded, infer), batch, where)
+    view = msgspec.structs.replace(view_of(endpoint, loaded, infer), refuses=batch.refuses)
+    return Arm(endpoint, loaded, view, batch, where)
 
 
 def view_of(endpoint: spec.Endpoint, loaded: loader.Loaded, infer: inference.Infer) -> directory.ModelView:

@@ -6,7 +6,7 @@ chosen: pinned and named requests are not evidence.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from windlass import telemetry
@@ -24,43 +24,32 @@ def document(series: counters.Counters, endpoints: Iterable[spec.Endpoint], gene
 
 
 def _endpoint(series: counters.Counters, endpoint: spec.Endpoint) -> dict[str, Any]:
-    drawn: dict[tuple[str, str, int], dict[str, Any]] = {}
-    chosen: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for (model, version, _, arm, weights), found in series.requests.items():
-        if model == endpoint.name and arm:
-            kept = drawn if int(weights) else chosen
-            _add(kept, (arm, version, int(weights)), found)
     several = len(endpoint.arms) > 1 or endpoint.shadow is not None
     shares = {arm.name: arm.share if len(endpoint.arms) > 1 else 100.0 for arm in endpoint.arms} if several else {}
+    found = series.arms(endpoint.name)
+    keys = sorted(key for key in found if key[0])
     single = series.single["counter"]
     return {
         "shares": shares,
-        "outcomes": [drawn[key] for key in sorted(drawn)],
-        "chosen": [chosen[key] for key in sorted(chosen)],
+        "outcomes": [_arm(*key, found[key]) for key in keys if key[1]],
+        "chosen": [_arm(*key, found[key]) for key in keys if not key[1]],
         "shadow": _labelled(single, telemetry.SHADOWED, endpoint.name)
         | _labelled(single, telemetry.SHADOW_ROWS, endpoint.name),
         "exposures": _labelled(single, telemetry.EXPOSURES, endpoint.name),
     }
 
 
-def _add(kept: dict[tuple[str, str, int], dict[str, Any]], key: tuple[str, str, int], found: counters.Requests) -> None:
-    """Over all protocols."""
-    one = kept.setdefault(
-        key,
-        {
-            "arm": key[0],
-            "version": key[1],
-            "generation": key[2],
-            "admitted": 0,
-            **dict.fromkeys(counters.OUTCOMES, 0),
-            "latency_s": {"bounds": list(counters.SECONDS), "counts": [0] * (len(counters.SECONDS) + 1)},
-        },
-    )
-    one["admitted"] += found.admitted[0]
-    for name, count in zip(counters.OUTCOMES, found.outcomes, strict=True):
-        one[name] += count
-    spread = one["latency_s"]
-    spread["counts"] = [a + b for a, b in zip(spread["counts"], found.latency.counts, strict=True)]
+def _arm(arm: str, generation: int, every: Sequence[counters.Requests]) -> dict[str, Any]:
+    """Over all protocols. Latencies (of the ok ones) are counted up to each bound, the last above all of them."""
+    outcomes = [sum(counts) for counts in zip(*(one.outcomes for one in every), strict=True)]
+    latencies = [sum(counts) for counts in zip(*(one.latency.counts for one in every), strict=True)]
+    return {
+        "arm": arm,
+        "generation": generation,
+        "admitted": sum(one.admitted[0] for one in every),
+        **dict(zip(counters.OUTCOMES, outcomes, strict=True)),
+        "latency_s": {"bounds": list(counters.SECONDS), "counts": latencies},
+    }
 
 
 def _labelled(single: Mapping[tuple[str, ...], memoryview], metric: telemetry.Metric, endpoint: str) -> dict[str, int]:

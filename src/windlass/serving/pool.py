@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import random
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -28,20 +29,31 @@ class Pool:
     """All of it belongs to the loop's thread, but for loading, which runs on a thread of its own."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, series: counters.Counters, *, verdicts: str = "", state: str = ""
+        self,
+        loop: asyncio.AbstractEventLoop,
+        series: counters.Counters,
+        *,
+        verdicts: str = "",
+        state: str = "",
+        read: Callable[[], counters.Counters] | None = None,
     ) -> None:
-        """`verdicts` is where probation remembers, `state` where exposures and disagreements are kept, if anywhere."""
+        """`verdicts` is where probation remembers, `state` where exposures and disagreements are kept, if anywhere.
+
+        Counts go to `series`; `read` gives those of all workers, where there are several.
+        """
         self.generation = 0
         self.serving = True
         self.served: dict[str, router.Routing] = {}
         self._loop = loop
         self._counters = series
+        self._read = read or (lambda: series)
         self._poller = polling.Poller(loop)
         self._verdicts = verdicts
         self._state = state
         self._exposures = exposures.Exposures(state, series)
         self._random = random.Random()
         self._managed = False
+        self._trusted: tuple[str, ...] = ()
         self._loading: dict[str, str] = {}
         self._failed: dict[str, str] = {}
         self._repository: dict[str, spec.Endpoint] = {}
@@ -61,10 +73,12 @@ class Pool:
             for endpoint in (*wanted.endpoints, *wanted.repository):
                 router.check(endpoint)
             new = [e for e in wanted.endpoints if e.name not in self.served or self.served[e.name].endpoint != e]
-            routings = await self._build(new, wanted.generation, self._in_memory())
+            loads = await self._load_all(new, self._in_memory(), wanted.trusted)
+            routings = self._build(new, wanted.generation, self._in_memory(), loads)
             # From here on nothing can fail: all of the spec is in force, or none of it.
             self._repository = {e.name: e for e in wanted.repository}
             self._managed = wanted.managed
+            self._trusted = wanted.trusted
             self.generation = wanted.generation
             for routing in routings:
                 self._swap(routing)
@@ -84,9 +98,10 @@ class Pool:
             found.update((part.identity, part) for part in _parts(routing))
         return found
 
-    async def _build(self, endpoints: list[spec.Endpoint], generation: int, there: _Parts) -> list[router.Routing]:
-        """The routings of endpoints, from what is `there` and what has to be loaded; nothing is in force yet."""
-        loads = await self._load_all(endpoints, there)
+    def _build(
+        self, endpoints: list[spec.Endpoint], generation: int, there: _Parts, loads: _Loads
+    ) -> list[router.Routing]:
+        """The routings of endpoints, from what is `there` and what was loaded; nothing is in force yet."""
         made: _Parts = {}
         try:
             for endpoint in endpoints:
@@ -110,7 +125,7 @@ class Pool:
             self._watch(one)
         return routings
 
-    async def _load_all(self, endpoints: list[spec.Endpoint], there: _Parts) -> _Loads:
+    async def _load_all(self, endpoints: list[spec.Endpoint], there: _Parts, trusted: tuple[str, ...]) -> _Loads:
         loads: _Loads = {}
         self._loading.update({e.name: e.arms[0].version for e in endpoints})
         try:
@@ -118,7 +133,8 @@ class Pool:
                 for part in arms.parts(endpoint):
                     key = arms.identity(part)
                     if key not in there and key not in loads:
-                        loads[key] = await self._loop.run_in_executor(self._loader, loader.load, part, self._verdicts)
+                        work = functools.partial(loader.load, part, self._verdicts, trusted)
+                        loads[key] = await self._loop.run_in_executor(self._loader, work)
                 self._failed.pop(endpoint.name, None)
         except Exception as e:
             # Whatever it was, nothing of a spec that failed stays in memory.
@@ -231,11 +247,9 @@ class Pool:
         if name:
             self.find(name, version)
         names = [name] if name else sorted(self.served)
+        found = self._read()
         return tuple(
-            self._counters.statistics(each, one)
-            for each in names
-            for one in self.served[each].versions
-            if version in ("", one)
+            found.statistics(each, one) for each in names for one in self.served[each].versions if version in ("", one)
         )
 
     def config(self, name: str, version: str = "") -> dict[str, Any]:
@@ -272,7 +286,8 @@ class Pool:
     async def _load_one(self, name: str) -> None:
         async with self._changing:
             endpoint = self._repository[name]
-            self._swap((await self._build([endpoint], self.generation, {}))[0])
+            loads = await self._load_all([endpoint], {}, self._trusted)
+            self._swap(self._build([endpoint], self.generation, {}, loads)[0])
 
     async def _unload_one(self, name: str) -> None:
         async with self._changing:

@@ -52,11 +52,11 @@ class Watched:
         self._real = loader.load
         monkeypatch.setattr(loader, "load", self)
 
-    def __call__(self, endpoint: spec.Endpoint, verdicts: str) -> loader.Loaded:
+    def __call__(self, endpoint: spec.Endpoint, verdicts: str, trusted: tuple[str, ...]) -> loader.Loaded:
         version = f"{endpoint.name}@{endpoint.arms[0].version}"
         if endpoint.name in self.failing:
             raise self.failing[endpoint.name]
-        loaded = self._real(endpoint, verdicts)
+        loaded = self._real(endpoint, verdicts, trusted)
         self.open.append(version)
         unload = loaded.session.model.unload
 

@@ -49,7 +49,7 @@ class Packages:
         self.by_digest[made.digest] = made
         return spec.Arm(made.digest, version, id=ident, share=share)
 
-    def load(self, endpoint: spec.Endpoint, _verdicts: str) -> loader.Loaded:
+    def load(self, endpoint: spec.Endpoint, _verdicts: str, _trusted: tuple[str, ...]) -> loader.Loaded:
         """Open the package; `unload` is watched."""
         arm = endpoint.arms[0]
         if arm.version in self.failing:
