@@ -155,9 +155,9 @@ def rest() -> str:
         text += f"## {name}\n\n{about}\n\n" + route_table(protocol().routes())
     nothing: Any = None
     text += "\n## Admin port\n\nOn loopback only; 8001 by default.\n\n"
-    text += route_table(admin.Admin(nothing, nothing, nothing).routes())
+    text += route_table(admin.Admin(nothing).routes())
     text += "\n## Control socket\n\nA unix socket of mode 0600 in the home: who can open it is the operator.\n\n"
-    return text + route_table(admin.Control(nothing, nothing, nothing, nothing, nothing).routes())
+    return text + route_table(admin.Control(nothing).routes())
 
 
 def route_table(routes: Iterable[Any]) -> str:
@@ -349,13 +349,16 @@ def metrics() -> str:
     """The names of the metrics."""
     from windlass import telemetry
 
-    rows = [(code(m.name), m.help) for m in vars(telemetry).values() if isinstance(m, telemetry.Metric)]
+    rows = [
+        (code(m.name), ", ".join(code(label) for label in m.labels), m.help)
+        for m in vars(telemetry).values()
+        if isinstance(m, telemetry.Metric)
+    ]
     return (
         "# Metrics\n\n"
-        "In Prometheus' text format at `/metrics` on the admin port. Counts of requests and their latency carry the\n"
-        "labels `model`, `version` and `protocol`; what concerns runs carries `model` and `version`. The\n"
-        "`nv_inference_` names are those of Triton, for dashboards that ask for them.\n\n"
-        + table(("name", "meaning"), rows)
+        "In Prometheus' text format at `/metrics` on the admin port, over all workers. `variant` is the arm that\n"
+        "answered, empty where an endpoint has one only. The `nv_inference_` names are those of Triton, for dashboards\n"
+        "that ask for them.\n\n" + table(("name", "labels", "meaning"), rows)
     )
 
 

@@ -109,6 +109,7 @@ class Running:
         self.server = server
         self.wanted = wanted
         self.url, self.admin_url, self.pid, self.control = server.url, server.admin_url, server.pid, server.control
+        (self.worker, *_) = self.workers()
         self.port = int(server.url.rpartition(":")[2])
 
     def connect(self, timeout_s: float = 20.0) -> socket.socket:
@@ -152,22 +153,26 @@ class Running:
                     found["refused"] += int(sample.value)
         return found
 
+    def workers(self) -> list[int]:
+        """The processes that answer."""
+        return [one["pid"] for one in httpx.get(f"{self.admin_url}/status").json()["workers"]]
+
     def rss(self) -> int:
-        """Resident bytes."""
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
+        """Resident bytes of the first worker."""
+        lines = Path(f"/proc/{self.worker}/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
     def descriptors(self) -> int:
-        """Open file descriptors."""
-        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+        """Open file descriptors of the first worker."""
+        return len(list(Path(f"/proc/{self.worker}/fd").iterdir()))
 
     def threads(self) -> int:
-        """Threads."""
-        return len(list(Path(f"/proc/{self.pid}/task").iterdir()))
+        """Threads of the first worker."""
+        return len(list(Path(f"/proc/{self.worker}/task").iterdir()))
 
     def alive(self) -> bool:
-        """Whether the process runs."""
-        return Path(f"/proc/{self.pid}/stat").exists()
+        """Whether the first worker and the supervisor run."""
+        return all(Path(f"/proc/{pid}/stat").exists() for pid in (self.pid, self.worker))
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +188,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
         def start(*endpoints: spec.Endpoint, **settings: Any) -> Running:
             home = tmp_path_factory.mktemp("home")
+            settings = {"workers": 1, **settings}
             wanted = spec.Spec(endpoints=endpoints, listen="127.0.0.1:0", admin="127.0.0.1:0", **settings)
             server = stack.enter_context(launch.Server(wanted, home, log=home / "log"))
             return Running(server, wanted)

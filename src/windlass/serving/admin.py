@@ -1,23 +1,54 @@
 """What the operator may ask: metrics and status on the admin port, and new specs over the control socket.
 
-Two small protocols like any other, on listeners of their own. Must never be mounted on the port that callers use.
+Two small protocols like any other, on listeners of their own, in the supervisor. Must never be mounted on the port
+that callers use.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Protocol
 
 import orjson
 
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import metrics, pool
+from windlass.serving import metrics
 from windlass.types import directory, spec, strict_json
 
 Directory = directory.ModelDirectory
+
+
+class Server(Protocol):
+    """What is operated: a fleet of workers."""
+
+    def ready(self) -> bool:
+        """Whether callers are answered."""
+        ...
+
+    def current(self) -> spec.Spec:
+        """The spec in force."""
+        ...
+
+    async def status(self) -> dict[str, Any]: ...
+
+    async def metrics(self) -> bytes:
+        """The exposition of all metrics."""
+        ...
+
+    def outcomes(self) -> dict[str, Any]:
+        """What came of requests, by endpoint and arm."""
+        ...
+
+    async def apply(self, wanted: spec.Spec) -> tuple[str, ...]:
+        """Put a spec in force; the names of workers that had to be replaced for it."""
+        ...
+
+    async def restart(self) -> None:
+        """Replace every worker, and lose nothing."""
+        ...
 
 
 class Admin:
@@ -25,17 +56,16 @@ class Admin:
 
     name: ClassVar[str] = "admin"
 
-    def __init__(self, models: pool.Pool, exporter: metrics.Exporter, about: Callable[[], dict[str, Any]]) -> None:
-        """`about` says where this server listens and since when."""
-        self._models = models
-        self._exporter = exporter
-        self._about = about
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def routes(self) -> tuple[base.Route, ...]:
         """The admin port's routes."""
         return (
             base.Route("GET", "/metrics", "model:read", base.QueryRoute(self._metrics)),
             base.Route("GET", "/health", "health", base.QueryRoute(self._health)),
+            base.Route("GET", "/outcomes", "model:read", base.QueryRoute(self._outcomes)),
             base.Route("GET", "/status", "model:read", base.QueryRoute(self._status)),
         )
 
@@ -44,29 +74,50 @@ class Admin:
         body = {"error": {"code": error.code, "message": statuses.sentence(error), "request_id": request_id}}
         return base.Answer(orjson.dumps(body), status=statuses.status(error))
 
-    def _metrics(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
+    def _metrics(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Pending:
         del head, parameters, body, models
-        return base.Answer(self._exporter.text(), metrics.CONTENT_TYPE)
+
+        async def written() -> base.Answer:
+            return base.Answer(await self._server.metrics(), metrics.CONTENT_TYPE)
+
+        return self._pending(written)
+
+    def _outcomes(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
+        del head, parameters, body, models
+        return base.Answer(orjson.dumps(self._server.outcomes()))
 
     def _health(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
-        del head, parameters, body
-        ready = models.ready()
+        del head, parameters, body, models
+        ready = self._server.ready()
         return base.Answer(orjson.dumps({"ready": ready}), status=statuses.OK if ready else statuses.NOT_READY)
 
-    def _status(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
+    def _status(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Pending:
         del head, parameters, body, models
-        pool_ = self._models
-        found = {
-            **self._about(),
-            "generation": pool_.generation,
-            "ready": pool_.ready(),
-            "models": [
-                {"name": s.name, "version": s.version, "state": s.state, "reason": s.reason}
-                | (pool_.config(s.name) if s.state == "READY" else {})
-                for s in pool_.states()
-            ],
-        }
-        return base.Answer(orjson.dumps(found))
+
+        async def told() -> base.Answer:
+            return base.Answer(orjson.dumps(await self._server.status()))
+
+        return self._pending(told)
+
+    def _pending(self, work: Callable[[], Awaitable[base.Answer]]) -> base.Pending:
+        """The answer of work that goes on beside the connection."""
+
+        async def finished(finish: base.Finish) -> None:
+            try:
+                answer = await work()
+            except errors.WindlassError as e:
+                finish(e)
+            except Exception as e:  # noqa: BLE001 - whatever it was, the operator is answered
+                finish(errors.InternalError(f"this could not be done: {e}"))
+            else:
+                finish(answer)
+
+        def start(finish: base.Finish) -> None:
+            task = asyncio.get_running_loop().create_task(finished(finish))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return base.Pending(start)
 
 
 class Control(Admin):
@@ -74,26 +125,13 @@ class Control(Admin):
 
     name: ClassVar[str] = "control"
 
-    def __init__(
-        self,
-        models: pool.Pool,
-        exporter: metrics.Exporter,
-        about: Callable[[], dict[str, Any]],
-        apply: Callable[[spec.Spec], Coroutine[Any, Any, None]],
-        current: Callable[[], spec.Spec],
-    ) -> None:
-        """`apply(spec)` returns when the spec is in force, or raises; `current` is the one in force."""
-        super().__init__(models, exporter, about)
-        self._apply = apply
-        self._current = current
-        self._tasks: set[asyncio.Task[None]] = set()
-
     def routes(self) -> tuple[base.Route, ...]:
         """The control socket's routes."""
         return (
             *super().routes(),
             base.Route("GET", "/spec", "admin", base.QueryRoute(self._get_spec)),
             base.Route("PUT", "/spec", "admin", base.QueryRoute(self._put_spec)),
+            base.Route("POST", "/restart", "admin", base.QueryRoute(self._restart)),
         )
 
     def encode_error(self, error: errors.WindlassError, request_id: str) -> base.Answer:
@@ -103,25 +141,59 @@ class Control(Admin):
 
     def _get_spec(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Answer:
         del head, parameters, body, models
-        return base.Answer(strict_json.canonical(self._current()))
+        return base.Answer(strict_json.canonical(self._server.current()))
 
     def _put_spec(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Pending:
         del head, parameters, models
         wanted = strict_json.decode(body, spec.Spec, what="the spec")
 
-        def start(finish: base.Finish) -> None:
-            task = asyncio.get_running_loop().create_task(self._apply(wanted))
-            self._tasks.add(task)
-            task.add_done_callback(lambda t: self._applied(t, wanted, finish))
+        async def applied() -> base.Answer:
+            replaced = await self._server.apply(wanted)
+            told = {"generation": wanted.generation, "in_force": True, "replaced": replaced}
+            return base.Answer(orjson.dumps(told))
 
-        return base.Pending(start)
+        return self._pending(applied)
 
-    def _applied(self, task: asyncio.Task[None], wanted: spec.Spec, finish: base.Finish) -> None:
-        self._tasks.discard(task)
-        error = task.exception()
-        if error is None:
-            finish(base.Answer(orjson.dumps({"generation": wanted.generation, "in_force": True})))
-        elif isinstance(error, errors.WindlassError):
-            finish(error)
-        else:
-            finish(errors.InternalError(f"the spec could not be applied: {error}"))
+    def _restart(self, head: base.Head, parameters: base.Parameters, body: bytes, models: Directory) -> base.Pending:
+        del head, parameters, body, models
+
+        async def restarted() -> base.Answer:
+            await self._server.restart()
+            return base.Answer(orjson.dumps({"restarted": True}))
+
+        return self._pending(restarted)
+
+
+class NoModels:
+    """The directory of a port on which no model is asked: there is none."""
+
+    def find(self, name: str, version: str = "") -> directory.ModelView:
+        """`NotFound`, always."""
+        raise errors.NotFound(f"no model is served here: '{name[:128]}' {version[:16]}".rstrip())
+
+    def states(self) -> tuple[directory.ModelState, ...]:
+        """None."""
+        return ()
+
+    def live(self) -> bool:
+        """True."""
+        return True
+
+    def ready(self) -> bool:
+        """True: there is nothing to wait for."""
+        return True
+
+    def statistics(self, name: str = "", version: str = "") -> tuple[directory.ModelStatistics, ...]:  # noqa: ARG002
+        """None."""
+        return ()
+
+    def config(self, name: str, version: str = "") -> dict[str, Any]:
+        """`NotFound`, always."""
+        self.find(name, version)
+        return {}
+
+    def load(self, name: str, done: Callable[[errors.WindlassError | None], None]) -> None:
+        """Refused."""
+        done(errors.NotFound(f"no model is loaded here: '{name[:128]}'"))
+
+    unload = load

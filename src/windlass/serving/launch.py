@@ -64,8 +64,8 @@ def _own_folder() -> Path:
 
 
 def command(path: Path, *, quiet: bool = False, ready_fd: int | None = None) -> list[str]:
-    """The command line of a worker for a spec."""
-    line = [sys.executable, "-m", "windlass.serving.worker", "--spec", str(path)]
+    """The command line of a server for a spec."""
+    line = [sys.executable, "-m", "windlass.serving.supervisor", "--spec", str(path)]
     if quiet:
         line.append("--quiet")
     if ready_fd is not None:

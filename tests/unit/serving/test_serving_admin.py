@@ -17,7 +17,7 @@ WHY = "the version sha256:0123 failed its probation load: a segmentation fault"
 
 @pytest.mark.promise("P-39")
 def test_the_operator_is_told_why_a_spec_is_refused() -> None:
-    control = admin.Control(*[None] * 5)  # type: ignore[arg-type]
+    control = admin.Control(None)  # type: ignore[arg-type]
     for error in (errors.GateRefused(WHY), errors.CorruptPackage(WHY), errors.InternalError(WHY)):
         told = orjson.loads(control.encode_error(error, "id-1").body)["error"]
         assert told == {"code": error.code, "message": WHY, "request_id": "id-1"}

@@ -1,0 +1,120 @@
+"""One worker process as its supervisor sees it: started, asked, watched, told to leave, and seen to its end.
+
+Made by `fleet.py`, for each place anew. Must never be trusted to answer: whatever it is asked may end with its death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from windlass import errors
+from windlass.serving import channel
+from windlass.types import spec
+
+STARTING, SERVING, LEAVING = "starting", "serving", "leaving"
+
+
+class Shared(msgspec.Struct, frozen=True):
+    """The descriptors of what all workers share, and whether they log warnings only."""
+
+    listen: int
+    board: int
+    counters: int
+    quiet: bool
+
+
+class Member:
+    """The worker at a place. `spec` is what it has in force; `ended` is its exit status once it has one."""
+
+    def __init__(self, place: int, shared: Shared, handle: Callable[[channel.Body], Awaitable[Any]]) -> None:
+        """Start the process; `handle` answers what it asks."""
+        self.place = place
+        self.state = STARTING
+        self.started = time.monotonic()
+        self.spec: spec.Spec | None = None
+        self.channel = channel.Channel(handle, lambda: None)
+        self._ours, theirs = socket.socketpair()
+        numbers = {"place": place, "parent": os.getpid(), "channel": theirs.fileno()}
+        numbers |= {"listen": shared.listen, "board": shared.board, "counters": shared.counters}
+        line = [sys.executable, "-m", "windlass.serving.worker"]
+        line += [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
+        self._process = subprocess.Popen(
+            [*line, "--quiet"] if shared.quiet else line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=(theirs.fileno(), shared.listen, shared.board, shared.counters),
+        )
+        theirs.close()
+        self.pid = self._process.pid
+        self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"worker {self.place} (process {self.pid})"
+
+    async def open(self, first: channel.Start, gone: Callable[[Member], None]) -> None:
+        """Take up the channel and send the first word; `gone` is called once, when the process has ended."""
+        loop = asyncio.get_running_loop()
+        descriptor = os.pidfd_open(self.pid)
+
+        def seen() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            self.channel.close()
+            self.ended.set_result(self._process.wait())
+            gone(self)
+
+        loop.add_reader(descriptor, seen)
+        await loop.create_unix_connection(lambda: self.channel, sock=self._ours)
+        self.channel.tell(first)
+
+    async def ask(self, body: channel.Body, timeout_s: float | None = None) -> Any:
+        """The worker's answer; `Unavailable` names it if it gave none."""
+        try:
+            return await self.channel.ask(body, timeout_s)
+        except errors.Unavailable as e:
+            if self.alive:
+                raise
+            raise errors.Unavailable(f"{self.name} ended before it had answered") from e
+
+    def tell(self, body: channel.Body) -> None:
+        """Say what wants no answer, if anybody is there to hear it."""
+        with contextlib.suppress(errors.Unavailable):
+            self.channel.tell(body)
+
+    async def apply(self, wanted: spec.Spec, sent: spec.Spec, *, back: bool) -> None:
+        """Put `wanted` in force there, as `sent`."""
+        await self.ask(channel.Apply(sent, back))
+        self.spec = wanted
+
+    @property
+    def alive(self) -> bool:
+        """Whether its end has not been seen."""
+        return not self.ended.done() and self._process.poll() is None
+
+    async def leave(self, within_s: float) -> None:
+        """Have it finish what is in flight and end; kill it if it has not within this time."""
+        self.state = LEAVING
+        self.tell(channel.Drain())
+        try:
+            await asyncio.wait_for(asyncio.shield(self.ended), within_s)
+        except TimeoutError:
+            self.kill()
+            await self.ended
+
+    def kill(self) -> None:
+        """End it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGKILL)

@@ -1,0 +1,53 @@
+"""How many workers a server has, and how many threads each of them runs a model with: decided once, and said aloud.
+
+Asked by the supervisor before the first model is loaded. Must never look at the machine: it is told.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import msgspec
+
+# Above this, a copy of the weights in every worker is memory that nobody gets anything for.
+LARGE_BYTES = 64 * 1024 * 1024
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """`threads` 0: each model's own best number, measured when it is loaded. `reason` is a sentence for people."""
+
+    workers: int
+    threads: int
+    reason: str
+
+
+def choose(cores: int, wanted: int, model_bytes: int) -> Plan:
+    """The plan for a machine of `cores`, `wanted` workers (0: choose) and models of so many bytes together."""
+    cores = max(1, cores)
+    if wanted:
+        workers, reason = wanted, f"{_count(wanted)}, as asked for"
+    elif cores == 1:
+        workers, reason = 1, "1 worker, because there is one core"
+    elif model_bytes > LARGE_BYTES:
+        size = f"{model_bytes / 1e6:.0f} MB"
+        workers, reason = 1, f"1 worker with up to {cores} threads: each worker would hold its own {size} of weights"
+    else:
+        workers, reason = cores, f"{_count(cores)}, one for each core"
+    return Plan(workers, 0 if workers == 1 else max(1, cores // workers), reason)
+
+
+def cores(quota: Path = _QUOTA) -> int:
+    """The cores that this process may use: its affinity, and the quota of its control group where there is one."""
+    allowed = len(os.sched_getaffinity(0))
+    try:
+        most, period = quota.read_text(encoding="ascii").split()
+        return min(allowed, max(1, math.ceil(int(most) / int(period))))
+    except (OSError, ValueError):
+        return allowed
+
+
+def _count(workers: int) -> str:
+    return "1 worker" if workers == 1 else f"{workers} workers"

@@ -1,0 +1,175 @@
+"""The supervisor: holds the sockets, starts the workers that answer, and passes on what operators and signals say.
+
+Started as `python -m windlass.serving.supervisor --spec FILE` by the CLI and the Python face. Must never load a model
+or answer a caller, so that nothing a model does can end it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import concurrent.futures
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from windlass import errors
+from windlass.serving import addresses, admin, arrival, counters, fleet, identity, listener, overview, routes, sizing
+from windlass.serving import door as doors
+from windlass.types import spec, strict_json
+
+log = logging.getLogger("windlass")
+_BACKLOG = 1_024
+
+
+class Supervisor:
+    """The sockets of a server, and its fleet."""
+
+    def __init__(self, wanted: spec.Spec, *, quiet: bool) -> None:
+        self.spec = wanted
+        self.addresses: dict[str, str] = {}
+        self._series = counters.Counters()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._listeners: list[listener.Listener] = []
+        self._executor = concurrent.futures.ThreadPoolExecutor(1)
+        public = self._bind("listen", wanted.listen)
+        self.fleet = fleet.Fleet(wanted, public, cores=sizing.cores(), quiet=quiet)
+
+    async def open(self) -> None:
+        """Listen for operators."""
+        server = overview.Overview(self.fleet, self.addresses)
+        await self._listen(self._bind("admin", self.spec.admin), admin.Admin(server))
+        if self.spec.control:
+            self.addresses["control"] = self.spec.control
+            await self._listen(_unix_socket(self.spec.control), admin.Control(server))
+
+    async def close(self) -> None:
+        """Let the workers finish, then say good-bye to operators."""
+        await self.fleet.close()
+        for server in self._servers:
+            server.close()
+        for one in self._listeners:
+            one.end(errors.Unavailable("the server has stopped"))
+        if self.spec.control:
+            Path(self.spec.control).unlink(missing_ok=True)
+
+    async def _listen(self, sock: socket.socket, protocol: admin.Admin) -> None:
+        loop = asyncio.get_running_loop()
+        table = routes.RouteTable([protocol])
+        door = doors.Door(table, admin.NoModels(), self.spec.limits, hosts=(), trusted=identity.OPERATOR)
+        shared = listener.Listener(loop, door, self._series, self._executor)
+        make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
+        self._servers.append(await make(lambda: arrival.Arrival(shared), sock=sock, backlog=_BACKLOG))
+        self._listeners.append(shared)
+
+    def _bind(self, name: str, address: str) -> socket.socket:
+        host, port = addresses.split(address)
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, kind, protocol)
+            sock.setblocking(False)  # noqa: FBT003 - the library's signature
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(place)
+            sock.listen(_BACKLOG)
+        except OSError as e:
+            raise errors.Unavailable(
+                f"cannot listen on {address}: {e.strerror or e}.", hint="Choose another port, or stop what uses it."
+            ) from None
+        bound = sock.getsockname()
+        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+        scheme = "https" if name == "listen" and self.spec.tls is not None else "http"
+        self.addresses[name] = f"{scheme}://{shown}:{bound[1]}"
+        return sock
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """A socket that only this user can open, made under a mask so that there is no moment when others could."""
+    with contextlib.suppress(FileNotFoundError):
+        Path(path).unlink()
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        unix.bind(path)
+    finally:
+        os.umask(mask)
+    return unix
+
+
+async def serve(wanted: spec.Spec, ready_fd: int | None, *, quiet: bool) -> None:
+    """Run until SIGTERM or SIGINT. `ready_fd` gets one line of JSON with the addresses once everything is loaded."""
+    loop = asyncio.get_running_loop()
+    supervisor = Supervisor(wanted, quiet=quiet)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loading = asyncio.ensure_future(supervisor.fleet.start())
+    await supervisor.open()
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if loading.done():
+            loading.result()
+            stopping.cancel()
+            _told(supervisor, ready_fd)
+            restarts: set[asyncio.Task[None]] = set()
+            loop.add_signal_handler(signal.SIGHUP, _restart, supervisor.fleet, restarts)
+            await stop.wait()
+            log.info("stopping: finishing what is in flight")
+        else:
+            log.info("stopping before everything was loaded")
+            loading.cancel()
+    finally:
+        await supervisor.close()
+
+
+def _restart(workers: fleet.Fleet, going: set[asyncio.Task[None]]) -> None:
+    if not going:
+        task = asyncio.get_running_loop().create_task(workers.restart())
+        going.add(task)
+        task.add_done_callback(going.discard)
+
+
+def _told(supervisor: Supervisor, ready_fd: int | None) -> None:
+    serving = supervisor.fleet.spec.endpoints
+    names = ", ".join(f"{e.name} ({', '.join(arm.version for arm in e.arms)})" for e in serving) or "no models yet"
+    log.info("serving %s on %s", names, supervisor.addresses["listen"])
+    log.info("metrics on %s/metrics", supervisor.addresses["admin"])
+    if ready_fd is not None:
+        with os.fdopen(ready_fd, "w") as ready:
+            ready.write(json.dumps({"pid": os.getpid(), **supervisor.addresses}) + "\n")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="windlass-supervisor", description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--spec", required=True, type=Path, help="the serving spec, a JSON file")
+    parser.add_argument("--ready-fd", type=int, help="a file descriptor that is told the addresses")
+    parser.add_argument("--quiet", action="store_true", help="log warnings only")
+    options = parser.parse_args()
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+    )
+    try:
+        wanted = strict_json.decode(_read(options.spec), spec.Spec, what=str(options.spec))
+        asyncio.run(serve(wanted, options.ready_fd, quiet=options.quiet))
+    except errors.WindlassError as e:
+        sys.stderr.write(f"Error: {e}\n")
+        sys.exit(e.exit_code)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise errors.UsageError(f"cannot read the spec {path}: {e.strerror}") from None
+
+
+if __name__ == "__main__":
+    main()
