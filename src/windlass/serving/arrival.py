@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from windlass import errors
-from windlass.serving import http1, listener, peers
+from windlass.serving import http1, http2, listener, peers
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 ALPN_HTTP2 = "h2"
@@ -44,8 +44,9 @@ class Arrival(asyncio.Protocol):
             return
         context.connections.add(self)
         tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() is not None:
-            self._chosen = http1.Connection
+        agreed = tls.selected_alpn_protocol() if tls is not None else None
+        if agreed is not None:
+            self._chosen = http2.Connection if agreed == ALPN_HTTP2 else http1.Connection
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """It left without a word."""
@@ -63,7 +64,7 @@ class Arrival(asyncio.Protocol):
             if len(first) < len(PREFACE) and PREFACE.startswith(first):
                 self._first = first
                 return
-            chosen = http1.Connection
+            chosen = http2.Connection if first.startswith(PREFACE) else http1.Connection
         context = self._context
         connection = chosen(context)
         transport.set_protocol(connection)

@@ -16,12 +16,17 @@ import msgspec
 from windlass import errors
 from windlass.protocols import base
 from windlass.security import keys
-from windlass.serving import heads, identity, routes, visible
+from windlass.serving import heads, identity, limits, routes, visible
 from windlass.types import directory, refs, spec
 
 _LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _REMEMBERED = 4_096
+_HEALTH_BYTES = 1_024
 _MODELS_A_PERMIT = 64
+# In place of a generation: the permit of a message that names its model itself.
+_MESSAGE = -1
+# The HMAC of no key.
+_NOBODY = "0" * 64
 
 
 class Door:
@@ -39,6 +44,7 @@ class Door:
         hosts: tuple[str, ...],
         trusted: identity.Identity | None,
         clock: Callable[[], float] = time.time,
+        allowances: limits.Allowances | None = None,
     ) -> None:
         self.table = table
         self.limits = limits
@@ -48,57 +54,82 @@ class Door:
         self._models = models
         self._trusted = trusted
         self._clock = clock
+        self._allowances = allowances
         self._any_host = "*" in hosts
         self._hosts = frozenset(h.lower() for h in (*hosts, *_LOOPBACK_HOSTS))
         self._known_hosts: set[bytes] = set()
         self._keys: dict[str, spec.Key] = {}
         self._pepper = b""
         self._known_callers: dict[bytes, identity.Identity] = {}
-        self._epoch = 0
+        # The number of this set of keys.
+        self.epoch = 0
         self.memory = heads.Memory()
 
     def use_keys(self, known: tuple[spec.Key, ...], pepper: str) -> None:
         """The keys from now on; whoever was remembered is forgotten, so that a revoked key ends at once."""
         self._pepper = read_pepper(pepper)
         self._keys = {key.id: key for key in known}
+        if self._allowances is not None:
+            self._allowances.use(known)
         if known and self._trusted is not identity.OPERATOR:
             # A server that had keys does not open again when the last one is revoked.
             self._trusted = None
         self._known_callers = {}
-        self._epoch += 1
+        self.epoch += 1
         self.memory.forget()
 
     def admit(self, head: heads.RequestHead) -> heads.Permit:
         """The permit; else the error that says why not."""
         permit = head.permit
-        if permit is None or head.epoch != self._epoch:
+        if permit is None or head.epoch != self.epoch:
             permit = self._judge(head)
-        expires_at = permit.caller.expires_at
-        if expires_at is not None and expires_at <= self._clock():
-            raise errors.Unauthenticated("this key is not valid")
+        caller = permit.caller
+        if caller.expires_at is not None:
+            self._check_expiry(caller)
         if permit.infer is None:
             return permit
         match = permit.match
-        view = self._room(permit.caller, match.model, match.version)
+        view = self._room(caller, match.model, match.version)
         if view is not permit.view:
             max_body = min(self.limits.max_body, view.limits.max_body)
             permit = head.permit = msgspec.structs.replace(permit, view=view, max_body=max_body, series=None, arms={})
         if head.length > permit.max_body:
             raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {permit.max_body} are accepted")
+        if caller.allowance is not None:
+            caller.allowance.take()
         return permit
 
     def enter(self, permit: heads.Permit, model: str, version: str) -> heads.Permit:
         """The permit of a message that names its model itself, on a route that was admitted."""
+        if permit.epoch != self.epoch:
+            self.renew(permit)
         caller = permit.caller
+        if caller.expires_at is not None:
+            self._check_expiry(caller)
         if caller.models is not None and not visible.allows(caller.models, model):
             raise visible.unknown(model)
         view = self._room(caller, model, version)
-        own = permit.arms.get(model)
+        own = permit.arms.get((model, _MESSAGE))
         if own is None or own.view is not view:
             if len(permit.arms) >= _MODELS_A_PERMIT:
                 permit.arms.clear()
-            own = permit.arms[model] = msgspec.structs.replace(permit, view=view, series=None, arms={})
+            action = permit.match.route.action
+            infer = action.infer if isinstance(action, base.RpcInfer) else permit.infer
+            own = permit.arms[model, _MESSAGE] = msgspec.structs.replace(permit, view=view, infer=infer, series=None, arms={})
+        if caller.allowance is not None:
+            caller.allowance.take()
         return own
+
+    def renew(self, permit: heads.Permit) -> None:
+        """Know the caller anew where the keys changed since it was admitted: a revoked key asks nothing more."""
+        permission = permit.match.permission
+        if permission != "health":
+            caller = self._caller(permit.head.headers)
+            if permission not in caller.scopes:
+                raise errors.NotAllowed(f"this key lacks the permission {permission}")
+            permit.caller = caller
+        permit.epoch = self.epoch
+        permit.arms.clear()
 
     def _room(self, caller: identity.Identity, model: str, version: str) -> directory.ModelView:
         """The model, if it has room for one more request of this caller."""
@@ -130,11 +161,14 @@ class Door:
             raise errors.NotAllowed(f"this key lacks the permission {match.permission}")
         if caller.models is not None and match.model and not visible.allows(caller.models, match.model):
             raise visible.unknown(match.model)
-        max_body = 0 if match.permission == "health" else self.limits.max_body
+        action = match.route.action
+        # Nobody need be known to ask for health, so nobody sends more than a gRPC message of one short name for it.
+        max_body = self.limits.max_body
+        if match.permission == "health":
+            max_body = _HEALTH_BYTES if isinstance(action, base.RpcQuery) else 0
         if head.length > max_body:
             raise errors.PayloadTooLarge(f"the body has {head.length} bytes: at most {max_body} are accepted")
-        action = match.route.action
-        head.epoch = self._epoch
+        head.epoch = self.epoch
         head.permit = heads.Permit(
             match=match,
             caller=caller,
@@ -145,12 +179,17 @@ class Door:
             accepts=headers.get(b"accept-encoding", b""),
             expects=headers.get(b"expect", b"").lower(),
             timed=b"x-server-timing" in headers,
+            epoch=self.epoch,
         )
         return head.permit
 
     def models_for(self, caller: identity.Identity) -> directory.ModelDirectory:
         """The models as this caller may see them."""
         return self._models if caller.models is None else visible.Visible(self._models, caller.models)
+
+    def _check_expiry(self, caller: identity.Identity) -> None:
+        if caller.expires_at is not None and caller.expires_at <= self._clock():
+            raise errors.Unauthenticated("this key is not valid")
 
     def _check_host(self, host: bytes) -> None:
         """Refuse names that are not ours, so that a page cannot reach this server by a name that it controls."""
@@ -177,12 +216,15 @@ class Door:
             text = text[7:].strip()
         parsed = keys.parse(text)
         key = self._keys.get(parsed[0]) if parsed is not None else None
-        # A key that does not exist costs what a wrong one does.
-        expected = key.hmac if key is not None else "0" * 64
-        if not hmac.compare_digest(keys.hmac_of(text, self._pepper), expected) or key is None:
+        # A key that does not exist costs what a wrong one does, and the second secret what the first one does.
+        found = keys.hmac_of(text, self._pepper)
+        first = hmac.compare_digest(found, key.hmac if key is not None else _NOBODY)
+        second = hmac.compare_digest(found, (key.second_hmac if key is not None else "") or _NOBODY)
+        if key is None or not (first or second):
             raise errors.Unauthenticated("this key is not valid")
         models = None if "*" in key.models else key.models
-        caller = identity.Identity(key.id, frozenset(key.scopes), models, key.expires_at)
+        allowance = self._allowances.of(key) if self._allowances is not None else None
+        caller = identity.Identity(key.id, frozenset(key.scopes), models, key.expires_at, allowance)
         if len(self._known_callers) >= _REMEMBERED:
             self._known_callers.clear()
         self._known_callers[credential] = caller

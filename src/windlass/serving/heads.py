@@ -27,7 +27,7 @@ class Permit(msgspec.Struct, eq=False):
     """What the door let through: a route, for a caller, to a model's `view` where the route asks one.
 
     Made once for a head and a view, and shared by all requests with them; `series` is where their outcomes are counted.
-    `arms` holds its copies for the arms of its view.
+    `arms` holds its copies for the arms of its view. `epoch` is that of the keys by which its caller was known.
     `encoding`, `accepts` and `expects` are the headers Content-Encoding, Accept-Encoding and Expect, or empty.
     """
 
@@ -42,7 +42,8 @@ class Permit(msgspec.Struct, eq=False):
     accepts: bytes = b""
     expects: bytes = b""
     timed: bool = False
-    arms: dict[str, Permit] = msgspec.field(default_factory=dict)
+    arms: dict[tuple[str, int], Permit] = msgspec.field(default_factory=dict)
+    epoch: int = -1
 
 
 class RequestHead(msgspec.Struct, eq=False):

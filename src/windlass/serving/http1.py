@@ -14,7 +14,7 @@ import httptools
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import exchange, heads, listener, resumed
+from windlass.serving import exchange, heads, listener, peers, resumed
 
 log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -68,16 +68,11 @@ class Connection(asyncio.Protocol):
     # asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, unless there are too many."""
+        """Take the connection."""
         context = self._listener
         self._transport = transport  # type: ignore[assignment]  # uvloop's transport is no subclass
-        name = transport.get_extra_info("peername")
-        self.peer = name[0] if isinstance(name, tuple) else "local"
+        self.peer = peers.peer_of(transport.get_extra_info("peername"))
         self._since = context.clock()
-        if len(context.connections) >= self._limits.max_connections or context.draining:
-            context.counters.count_rejected("too_many_connections")
-            transport.abort()  # type: ignore[attr-defined]
-            return
         context.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature

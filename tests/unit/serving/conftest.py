@@ -17,7 +17,8 @@ import pytest
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import counters, door, http1, identity, listener, routes
+from windlass.serving import arrival, counters, door, http1, identity, listener, routes
+from windlass.serving import limits as allowances
 from windlass.types import contract, directory, inference, manifest, signature, spec
 
 SIGNATURE = signature.Signature(
@@ -53,13 +54,25 @@ class Loop:
 class Transport:
     """What uvloop's does, as far as a connection can tell: it refuses writes after the end of writing."""
 
-    def __init__(self) -> None:
+    def __init__(self, peername: object = ("192.0.2.7", 4242), agreed: str | None = "") -> None:
+        """`agreed` is what ALPN gave (None: nothing); empty: there is no TLS."""
         self.written = b""
+        self.peername = peername
+        self.agreed = agreed
+        self.protocol: Any = None
         self.closed = self.aborted = self.ended = self.paused = False
         self.unsent = 0
 
     def get_extra_info(self, name: str) -> Any:
-        return ("192.0.2.7", 4242) if name == "peername" else None
+        if name == "ssl_object":
+            return None if self.agreed == "" else self
+        return self.peername if name == "peername" else None
+
+    def selected_alpn_protocol(self) -> str | None:
+        return self.agreed
+
+    def set_protocol(self, protocol: Any) -> None:
+        self.protocol = protocol
 
     def write(self, data: bytes) -> None:
         if self.ended:
@@ -175,11 +188,19 @@ class Directory:
 class Server:
     """One listener and its connections."""
 
-    def __init__(self, *names: str, limits: spec.ServerLimits, model_limits: manifest.Limits, trusted: Any) -> None:
+    def __init__(
+        self,
+        *names: str,
+        limits: spec.ServerLimits,
+        model_limits: manifest.Limits,
+        trusted: Any,
+        allow: tuple[str, ...] = (),
+    ) -> None:
         self.loop = Loop()
         self.wall = 1_700_000_000.0
         self.models = Directory(*names, limits=model_limits)
         self.counters = counters.Counters()
+        self.allowances = allowances.Allowances(clock=self.loop.clock, wall=lambda: self.wall)
         self.door = door.Door(
             routes.RouteTable([Toy()]),
             self.models,  # type: ignore[arg-type]
@@ -187,6 +208,7 @@ class Server:
             hosts=("models.example",),
             trusted=trusted,
             clock=lambda: self.wall,
+            allowances=self.allowances,
         )
         self.listener = listener.Listener(
             self.loop,  # type: ignore[arg-type]
@@ -194,12 +216,20 @@ class Server:
             self.counters,
             Now(),
             clock=self.loop.clock,
+            allow=allow,
         )
 
     def connect(self) -> tuple[http1.Connection, Transport]:
         connection, transport = http1.Connection(self.listener), Transport()
         connection.connection_made(transport)  # type: ignore[arg-type]
         return connection, transport
+
+    def arrive(self, *arguments: Any) -> tuple[Any, Transport]:
+        """A new connection of which nothing is known; arguments as for `Transport`."""
+        transport = Transport(*arguments)
+        transport.protocol = new = arrival.Arrival(self.listener)
+        new.connection_made(transport)  # type: ignore[arg-type]
+        return new, transport
 
     def sweep(self, seconds: float = 0.0) -> None:
         self.loop.now += seconds
@@ -269,7 +299,9 @@ def make_server() -> Callable[..., Server]:
     def make(*names: str, **options: Any) -> Server:
         trusted = options.pop("trusted", identity.LOCAL)
         model_limits = options.pop("model_limits", manifest.Limits(max_body=1 << 20))
-        return Server(*names or ("m",), limits=spec.ServerLimits(**options), model_limits=model_limits, trusted=trusted)
+        allow = options.pop("allow", ())
+        limits = spec.ServerLimits(**options)
+        return Server(*names or ("m",), limits=limits, model_limits=model_limits, trusted=trusted, allow=allow)
 
     return make
 

@@ -132,17 +132,6 @@ def test_a_peer_that_never_reads_loses_its_place(make_server: Make) -> None:
     assert transport.aborted
 
 
-def test_too_many_connections_are_turned_away(make_server: Make) -> None:
-    server = make_server(max_connections=2)
-    kept = [server.connect() for _ in range(2)]
-    connection, transport = server.connect()
-    assert transport.aborted
-    connection.connection_lost(None)
-    assert server.counters.rejected == {"too_many_connections": 1}
-    kept[0][0].connection_lost(None)
-    assert not server.connect()[1].aborted
-
-
 # Draining
 
 
@@ -168,7 +157,7 @@ def test_draining_loses_nothing(make_server: Make, parse_responses: Callable[...
     assert [a.body for a in answers] == [b"a", b"b", b"c"]
     assert [a.headers.get(b"connection") for a in answers] == [None, None, b"close"]
     assert working[1].closed
-    assert server.connect()[1].aborted
+    assert server.arrive()[1].aborted
 
 
 def test_draining_closes_the_silent_soon(make_server: Make) -> None:
