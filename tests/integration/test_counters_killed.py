@@ -6,6 +6,7 @@ memory can be compared with what happened.
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import random
@@ -88,7 +89,7 @@ def _drill(iterations: int) -> None:
     lost = 0
     for iteration in range(iterations):
         place = 1 + iteration % 2
-        child = _fork(lambda place=place, seed=iteration: _count_until_killed(memory.fd, place, notes, seed))
+        child = _fork(functools.partial(_count_until_killed, memory.fd, place, notes, iteration))
         time.sleep(draw.uniform(0.001, 0.02))
         now = _numbers(memory.read())
         assert all(a <= b for a, b in zip(seen, now, strict=True))
