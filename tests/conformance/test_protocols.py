@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from windlass import errors, plugins
-from windlass.protocols import base
+from windlass.protocols import base, oip_grpc
 from windlass.protocols import errors as statuses
+from windlass.protocols.pb import messages
 from windlass.types import contract, directory, fields, inference, manifest, signature, tensor
 
 NAMES = sorted(plugins.catalog()["protocols"])
-SEGMENT = re.compile(r"[a-z0-9_.-]*|\{[a-z]+\}(:[a-z]+)?")
+SEGMENT = re.compile(r"[A-Za-z0-9_.-]*|\{[a-z]+\}(:[a-z]+)?")
 # One request in each protocol: the route, the headers, the body. A new protocol adds its line.
 REQUESTS: dict[str, tuple[str, dict[bytes, bytes], Any]] = {
     "oip_rest": (
@@ -124,6 +125,11 @@ def test_each_route_is_one_and_declares_a_permission(protocol: base.ServerProtoc
             assert route.permission == "model:predict"
             assert "{model}" in route.path
             assert route.method == "POST"
+        if isinstance(route.action, base.RpcInfer | base.RpcQuery):
+            assert route.method == "POST"
+            assert re.fullmatch(r"/[a-z0-9.]+\.[A-Za-z]+/[A-Za-z]+", route.path)
+        if isinstance(route.action, base.RpcInfer):
+            assert route.permission == "model:predict"
 
 
 def test_no_two_protocols_share_a_route() -> None:
@@ -131,6 +137,7 @@ def test_no_two_protocols_share_a_route() -> None:
     assert len(set(every)) == len(every)
 
 
+@pytest.mark.parametrize("protocol", sorted(REQUESTS), indirect=True)
 def test_an_inference_there_and_back(protocol: base.ServerProtocol) -> None:
     path, headers, document = REQUESTS[protocol.name]
     (route,) = [route for route in protocol.routes() if route.path == path and route.method == "POST"]
@@ -149,6 +156,29 @@ def test_an_inference_there_and_back(protocol: base.ServerProtocol) -> None:
     assert [float(n) for n in numbers][-4:] == [0.5, 0.25, 8, 9]
 
 
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_a_message_there_and_back(method: str) -> None:
+    (route,) = [one for one in oip_grpc.OpenInference().routes() if one.path.endswith(f"/{method}")]
+    assert isinstance(route.action, base.RpcInfer)
+    message = oip_grpc.REQUEST(model_name="m", model_version="7")
+    message.inputs.add(name="x", datatype="FP32", shape=[2, 2])
+    message.raw_input_contents.append(np.array([1, 2, 3, 4], "<f4").tobytes())
+    body, view = message.SerializeToString(), make_view()
+    assert route.action.peek(body) == ("m", "7")
+    request = route.action.infer.decode(head(route), {}, body, view)
+    assert isinstance(request, inference.InferRequest)
+    np.testing.assert_array_equal(request.inputs["x"], np.array([[1, 2], [3, 4]], np.float32))
+    outputs = {"y": np.array([[0.5, 0.25], [8, 9]], np.float32)}
+    answer = route.action.infer.encode(head(route), request, inference.InferResponse(outputs, "7"), view).body
+    if method == "ModelStreamInfer":
+        streamed = messages.parse(messages.message_class("inference.ModelStreamInferResponse"), answer)
+        assert streamed.infer_response.parameters["triton_final_response"].bool_param
+        answer = streamed.infer_response.SerializeToString()
+    told = messages.parse(messages.message_class("inference.ModelInferResponse"), answer)
+    assert (told.model_name, told.model_version, told.outputs[0].name) == ("m", "7", "y")
+    np.testing.assert_array_equal(np.frombuffer(told.raw_output_contents[0], "<f4"), [0.5, 0.25, 8, 9])
+
+
 @pytest.mark.promise("P-36c")
 @pytest.mark.parametrize(
     "body",
@@ -165,11 +195,18 @@ def test_no_body_is_a_fault_of_ours(protocol: base.ServerProtocol, body: bytes) 
 
 def attempt(route: base.Route, body: bytes) -> base.Answer | inference.InferRequest | errors.WindlassError:
     asked = head(route, {b"content-type": b"application/json"})
+    action = route.action
     try:
-        if isinstance(route.action, base.InferRoute):
-            found = route.action.decode(asked, parameters(route), body, make_view())
+        if isinstance(action, base.RpcInfer):
+            action.peek(body)
+            action = action.infer
+        if isinstance(action, base.InferRoute):
+            found = action.decode(asked, parameters(route), body, make_view())
             return found.work() if isinstance(found, base.Later) else found
-        answer = route.action.answer(asked, parameters(route), body, Models())
+        if isinstance(action, base.RpcQuery):
+            answer = action.answer(body, Models())
+        else:
+            answer = action.answer(asked, parameters(route), body, Models())
     except errors.WindlassError as e:
         return e
     if isinstance(answer, base.Answer):
