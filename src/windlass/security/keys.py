@@ -23,7 +23,12 @@ _LENGTH = len("wl__") + _ID_LENGTH + 43
 def generate() -> tuple[str, str]:
     """A new key: its id, and the whole text, which is shown once and never stored."""
     identity = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
-    return identity, f"wl_{identity}_{secrets.token_urlsafe(_SECRET_BYTES)}"
+    return identity, renew(identity)
+
+
+def renew(identity: str) -> str:
+    """Another text for the key of this id, with a secret of its own."""
+    return f"wl_{identity}_{secrets.token_urlsafe(_SECRET_BYTES)}"
 
 
 def parse(text: str) -> tuple[str, str] | None:

@@ -126,7 +126,10 @@ class Exchange(question.Question):
         action = permit.match.route.action
         if not isinstance(action, base.QueryRoute):
             raise errors.UnsupportedMedia("this is a gRPC method: ask it with the content type application/grpc")
-        models = self._listener.door.models_for(permit.caller)
+        door = self._listener.door
+        if permit.epoch != door.epoch:
+            door.renew(permit)
+        models = door.models_for(permit.caller)
         answer = action.answer(permit.head, permit.match.parameters, body, models)
         if isinstance(answer, base.Pending):
             answer.start(self._pending)

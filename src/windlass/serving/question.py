@@ -75,9 +75,6 @@ class Question(msgspec.Struct, eq=False):
 
     def ask(self, permit: heads.Permit, view: directory.ModelView, infer: base.InferRoute, body: bytes) -> None:
         """The body is whole: draw the arm, decode, and ask. May raise as decoding may."""
-        door = self._listener.door
-        if permit.epoch != door.epoch:
-            door.renew(permit)
         if view.route is not None:
             permit, view = self._draw(permit, view)
         self._admit(permit, view)
@@ -147,8 +144,11 @@ class Question(msgspec.Struct, eq=False):
         permit = self.permit
         if self.answered or permit is None or permit.infer is None or permit.view is None:
             return
-        view = permit.view
+        view, door = permit.view, self._listener.door
         try:
+            if permit.epoch != door.epoch:
+                # Its key may have been revoked while the model ran.
+                door.renew(permit)
             answer = permit.infer.encode(permit.head, request, response, view)
         except errors.WindlassError as e:
             self.fail(e)
