@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from windlass import errors
 from windlass.serving import queues, slo
+from windlass.types import contract
 
 _LONGEST_RETRY_S = 60
 
@@ -42,28 +43,38 @@ class Admission:
 
     def wait_s(self, caller: str, priority: int) -> float:
         """Seconds until a call that came now would start to run."""
-        # A run that takes longer than expected will go on for as long as it is late already (Lindy's law).
-        left = abs(self._began + self._expected_s - self._clock())
-        return left + self._waiting.ahead_s(caller, priority)
+        return self._left_s() + self._waiting.ahead_s(caller, priority)
+
+    def _left_s(self) -> float:
+        """Of the run that goes on; one that is late will go on for as long as it is late already (Lindy's law)."""
+        return abs(self._began + self._expected_s - self._clock())
 
     def refusal(
-        self, caller: str, priority: int, *, rows: int = 1, run_s: float = 0.0, deadline: float | None = None
+        self,
+        caller: str,
+        priority: int,
+        *,
+        key: contract.ShapeKey | None = None,
+        rows: int = 1,
+        deadline: float | None = None,
     ) -> errors.Overloaded | None:
-        """The error for a call of `rows` rows whose run takes `run_s`, unless it may wait behind the run that goes on.
+        """The error for a call, unless it may wait behind the run that goes on; `key` None: not yet known.
 
         Where too many rows wait, whoever has less than an even part of them may still come.
         """
         waiting, costs = self._waiting, self._costs
-        wait_s = self.wait_s(caller, priority)
-        answered_s = wait_s + run_s
+        left_s, ahead_s = self._left_s(), waiting.ahead_s(caller, priority)
+        wait_s = left_s + ahead_s
         full = waiting.rows and waiting.rows + rows > self._max_rows
         if full and not waiting.has_share(caller, rows, self._max_rows):
             return self._refuse("queue_full", "this model's queue is full", wait_s)
         if wait_s > (self._max_wait_s or costs.patience_s):
             return self._refuse("queue_time", "this model's queue is too long", wait_s)
-        if answered_s > costs.answer_within_s:
+        # It is answered with all that share its run, and those are as many as may.
+        run_s = costs.full_s(key)
+        if left_s + (1 + ahead_s // run_s if run_s else 0) * run_s > costs.answer_within_s:
             return self._refuse("slo", "this model would not answer in the time that it is to answer in", wait_s)
-        if deadline is not None and answered_s > deadline - self._clock():
+        if deadline is not None and key is not None and wait_s + costs.run_s(key, rows) > deadline - self._clock():
             return self._refuse("deadline", "this model would not answer before the deadline", wait_s)
         return None
 

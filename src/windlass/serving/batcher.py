@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 import msgspec
-import numpy as np
 
 from windlass import errors
 from windlass.serving import admission, counters, measure, queues, ragged, slo, suspects
@@ -91,9 +90,9 @@ class Batcher:
         self._series = series
         self._version = version
         self._batched = contracted.batched
-        self._input_names = tuple(spec.name for spec in contracted.inputs)
-        self._ragged = ragged.Ragged(contracted) or None
-        self._costs = _costs(plan, contracted, self._ragged)
+        self._ragged = ragged.Ragged(contracted)
+        self._padded = bool(self._ragged)
+        self._costs = _costs(plan, self._ragged)
         # What arrived in this turn for an idle instance: the usual case, in which nobody has to be told from anybody.
         self._lane: list[inference.Call] = []
         self._lane_key: contract.ShapeKey = contract.NO_KEY
@@ -134,7 +133,7 @@ class Batcher:
     def submit(self, call: inference.Call) -> None:
         """Take a call; it is answered from a later turn of the loop, or refused now if it would wait too long."""
         request = call.request
-        key = request.key if self._ragged is None else self._ragged.bucket(request.key)
+        key = self._ragged.bucket(request.key) if self._padded else request.key
         lane = self._lane
         busy = self._instance.busy
         waiting = self._lane_rows + self._queues.rows
@@ -153,14 +152,13 @@ class Batcher:
 
     def _enqueue(self, call: inference.Call, key: contract.ShapeKey) -> None:
         """Let a call wait among others, or refuse it."""
-        rows = call.request.rows
         self._unite()
         if self._instance.busy:
             refusal = self._admission.refusal(
                 call.identity,
                 call.priority,
-                rows=rows,
-                run_s=self._costs.run_s(key, rows),
+                key=key,
+                rows=call.request.rows,
                 deadline=call.deadline,
             )
             if refusal is not None:
@@ -179,8 +177,14 @@ class Batcher:
 
     def _push(self, call: inference.Call, key: contract.ShapeKey) -> None:
         costs, rows = self._costs, call.request.rows
-        cost_s, run_s = costs.work_s(key, rows), costs.run_s(key, rows)
-        self._queues.push(call, key, cost_s=cost_s, run_s=run_s, now=self._clock())
+        self._queues.push(
+            call,
+            key,
+            cost_s=costs.work_s(key, rows),
+            run_s=costs.run_s(key, rows),
+            credit_s=costs.credit_s,
+            now=self._clock(),
+        )
         call.held_by(self._forget)
 
     def _forget(self, call: inference.Call) -> None:
@@ -293,20 +297,13 @@ class Batcher:
         """Give the instance one batch; `again` is how many runs its calls cost before, when they failed with others."""
         started = self._clock()
         try:
-            inputs = self._join(calls)
+            inputs = calls[0].request.inputs if len(calls) == 1 else self._ragged.join(calls)
         except Exception as e:  # noqa: BLE001 - whatever goes wrong, every call gets its one answer
             self._finish(calls, _unexpected(e), 0.0, started, key, again)
             return
         self._instance.run(inputs, lambda outcome, run_s: self._finish(calls, outcome, run_s, started, key, again))
         if self._instance.busy:
             self._admission.began(started, self._costs.run_s(key, sum(call.request.rows for call in calls)))
-
-    def _join(self, calls: list[inference.Call]) -> tensor.Tensors:
-        if len(calls) == 1:
-            return calls[0].request.inputs
-        if self._ragged is not None:
-            return self._ragged.join(calls)
-        return {name: np.concatenate([c.request.inputs[name] for c in calls]) for name in self._input_names}
 
     # Answering them
 
@@ -369,27 +366,17 @@ class Batcher:
                 for name, array in arrays:
                     own[name] = array[start:stop]
                 start = stop
-            if self._ragged is not None:
+            if self._padded:
                 own = self._ragged.trim(dict(own), call)
             call.reply(inference.InferResponse(own, version, rows, queued, run_s))
 
 
-def _costs(plan: Plan, contracted: signature.Signature, padded: ragged.Ragged | None) -> slo.Costs:
+def _costs(plan: Plan, padded: ragged.Ragged) -> slo.Costs:
     """The model of a run's cost, from what was measured at warm-up."""
     timing = plan.timing
-    key = contract.NO_KEY
-    if timing is not None and any(
-        isinstance(d, str) and d != signature.BATCH for spec in contracted.inputs for d in spec.shape
-    ):
-        key = tuple(timing.shapes[spec.name] for spec in contracted.inputs)
-        key = key if padded is None else padded.bucket(key)
-    return slo.Costs(
-        plan.max_rows,
-        plan.most_rows,
-        key=key,
-        measured=timing.seconds if timing is not None else None,
-        target_s=plan.slo_p99_s,
-    )
+    key = contract.NO_KEY if timing is None else padded.key(timing.shapes)
+    seconds = None if timing is None else timing.seconds
+    return slo.Costs(plan.max_rows, plan.most_rows, key=key, measured=seconds, target_s=plan.slo_p99_s)
 
 
 def _unexpected(error: Exception) -> errors.WindlassError:

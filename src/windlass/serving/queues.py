@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable
 
 from windlass.types import contract, inference
@@ -24,6 +25,7 @@ _STRETCH = 4.0
 _LATEST_S = 5.0
 # A heap is rebuilt when half of it, and more than this, are calls that ended.
 _DEAD = 16
+_REMEMBERED = 64
 
 
 class _Ticket:
@@ -78,26 +80,27 @@ class _Tenant:
 
 
 class _Level:
-    """One class of priority. `served` is when it last had a batch, or began to wait."""
+    """One class of priority. `served` is when it last had a batch, or began to wait; `credit_s` see `Queues.push`."""
 
-    __slots__ = ("priority", "served", "tags", "tenants", "virtual", "work_s")
+    __slots__ = ("credit_s", "priority", "served", "tags", "tenants", "virtual", "work_s")
 
     def __init__(self, priority: int) -> None:
         self.priority = priority
         self.tenants: dict[str, _Tenant] = {}
-        # Tags of those who had more than their share when their last call left.
+        # Tags of those who had used some of their credit when their last call left.
         self.tags: dict[str, float] = {}
         self.virtual = 0.0
+        self.credit_s = 0.0
         self.work_s = 0.0
         self.served = 0.0
 
     def tenant(self, identity: str, now: float) -> _Tenant:
-        """The tenant, made if none of its calls waits: it begins where the others are, never before."""
+        """The tenant, made if none of its calls waits: it begins where the others are, or before by its credit."""
         found = self.tenants.get(identity)
         if found is None:
             if not self.tenants:
                 self.served = now
-            found = _Tenant(identity, max(self.virtual, self.tags.pop(identity, 0.0)))
+            found = _Tenant(identity, max(self.virtual - self.credit_s, self.tags.pop(identity, -math.inf)))
             self.tenants[identity] = found
         return found
 
@@ -106,9 +109,10 @@ class _Level:
         del self.tenants[tenant.identity]
         if not self.tenants:
             self.work_s = 0.0
-        if tenant.tag > self.virtual:
-            if len(self.tags) > 2 * len(self.tenants) + 64:
-                self.tags = {name: tag for name, tag in self.tags.items() if tag > self.virtual}
+        start = self.virtual - self.credit_s
+        if tenant.tag > start:
+            if len(self.tags) > 2 * len(self.tenants) + _REMEMBERED:
+                self.tags = {name: tag for name, tag in self.tags.items() if tag > start}
             self.tags[tenant.identity] = tenant.tag
 
 
@@ -121,9 +125,23 @@ class Queues:
         self._tickets: dict[int, _Ticket] = {}
         self._numbers = itertools.count()
 
-    def push(self, call: inference.Call, key: contract.ShapeKey, *, cost_s: float, run_s: float, now: float) -> None:
-        """Let a call wait. `cost_s` is its part of the work, more than 0; `run_s` a run with its rows alone."""
+    def push(
+        self,
+        call: inference.Call,
+        key: contract.ShapeKey,
+        *,
+        cost_s: float,
+        run_s: float,
+        credit_s: float,
+        now: float,
+    ) -> None:
+        """Let a call wait. `cost_s` is its part of the work, more than 0; `run_s` a run with its rows alone.
+
+        `credit_s` is how much work of a tenant that had less than its share goes first, so that its calls need not
+        take turns with another's when some come close together (the warp of Duda and Cheriton 1999).
+        """
         level = self._levels[min(max(call.priority, inference.PROBE), inference.BATCH)]
+        level.credit_s = credit_s
         tenant = level.tenant(call.identity, now)
         bucket = tenant.buckets.get(key)
         if bucket is None:
@@ -255,17 +273,22 @@ class Queues:
         return (own + rows) * (tenants + 1) <= room
 
     def ahead_s(self, identity: str, priority: int) -> float:
-        """Seconds of work that go before a new call: all of the classes above, and of its own what fairness lets."""
+        """Seconds of work that go before a new call: all of the classes above, and of its own what fairness lets.
+
+        A caller of whom nothing waits is next.
+        """
         ahead = 0.0
         for level in self._levels:
             if level.priority < priority:
                 ahead += level.work_s
                 continue
             waiting = level.tenants.get(identity)
-            if waiting is None:
-                # Next but for those who are at the same tag: a call of each of them at most.
-                return ahead + sum(t.work_s / max(t.rows, 1) for t in level.tenants.values())
-            return ahead + min(level.work_s, waiting.work_s * len(level.tenants))
+            if waiting is not None:
+                # Of its own what is left of its credit goes first, the rest in turns with all others.
+                left = max(0.0, level.virtual - waiting.tag)
+                in_turns = max(0.0, waiting.work_s - left) * (len(level.tenants) - 1)
+                return ahead + min(level.work_s, waiting.work_s + in_turns)
+            break
         return ahead
 
 

@@ -6,7 +6,7 @@ would take the padding for data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Ragged:
             tuple(axis - 1 for axis, d in enumerate(spec.shape) if d in ragged) for spec in contracted.inputs
         )
         self._names = tuple(spec.name for spec in contracted.inputs)
+        self._fixed = all(d == signature.BATCH or isinstance(d, int) for t in contracted.inputs for d in t.shape)
         self._symbols = tuple(
             (name, index, axis)
             for name in sorted(ragged)
@@ -45,6 +46,10 @@ class Ragged:
 
     def __bool__(self) -> bool:
         return any(self._axes)
+
+    def key(self, shapes: Mapping[str, tuple[int, ...]]) -> contract.ShapeKey:
+        """The bucket of requests whose inputs have these shapes, without the batch."""
+        return contract.NO_KEY if self._fixed else self.bucket(tuple(shapes[name] for name in self._names))
 
     def bucket(self, key: contract.ShapeKey) -> contract.ShapeKey:
         """The key with ragged sizes rounded up to their bucket."""

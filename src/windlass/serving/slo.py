@@ -20,8 +20,12 @@ _SLACK = 1.25
 # Doubling a batch pays while it brings a twentieth more throughput: 2(an+b)/(2an+b) >= 1.05 while n <= 9.5 b/a.
 _KNEE = 9.5
 _BUCKETS = 64
-# The queue of an M/D/1 server at 80 % load is longer than ten services once in a hundred times.
-_QUEUED_RUNS = 10.0
+# How much work may wait: a full run and a bit, so that the instance always finds one; and as many rows as wait before
+# a server with random arrivals at 80 % load in one of a hundred moments (M/D/1, whatever the size of its batches).
+_BEHIND = 1.25
+_QUEUED_ROWS = 10.0
+# Full runs of a caller with less than its share that go first when they come close together.
+_CREDIT_RUNS = 8.0
 _SMOOTHING = 1 / 64
 _UNKNOWN_ROW_S = 1e-3
 
@@ -205,12 +209,22 @@ class Costs:
     def patience_s(self) -> float:
         """The longest wait to admit where none is configured; without end while nothing ran.
 
-        Waiting before one server grows with E[S^2]/E[S] of its runs (Pollaczek-Khinchine); batches need one run
-        going on and one complete behind it, and random arrivals at 80 % of capacity some rows more.
+        Waiting before one server grows with E[S^2]/E[S] of its runs (Pollaczek-Khinchine). Full batches need one
+        complete behind the run that goes on, and random arrivals some rows more.
         """
         if not self._mean:
             return math.inf
-        return self._square / self._mean * (2.0 + _QUEUED_RUNS / self._full)
+        return self._square / self._mean * (_BEHIND + _QUEUED_ROWS / self._full)
+
+    def full_s(self, key: contract.ShapeKey | None) -> float:
+        """Seconds of a full run of this bucket; of any where it is not known, 0 while nothing ran."""
+        bucket = self._buckets.get(key) if key is not None else None
+        return self._mean if bucket is None else bucket.line.predict(self._within_target(bucket))
+
+    @property
+    def credit_s(self) -> float:
+        """How much work of a caller that seldom comes goes before others' at once."""
+        return _CREDIT_RUNS * self._mean
 
     # The target
 
