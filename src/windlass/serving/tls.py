@@ -34,8 +34,7 @@ class Reloading:
         self._wanted = wanted
         self._clock = clock
         self._stamp = _stamp(wanted)
-        self._context = context(wanted)
-        self._log_expiry()
+        self._context = self._made()
 
     def current(self) -> ssl.SSLContext:
         """The context for a connection that begins now."""
@@ -44,9 +43,8 @@ class Reloading:
     def reload(self) -> None:
         """Put the files as they are now in force; `UsageError`, and nothing changes, if they are not fit to be."""
         stamp = _stamp(self._wanted)
-        self._context = context(self._wanted)
+        self._context = self._made()
         self._stamp = stamp
-        self._log_expiry()
 
     def check(self) -> bool:
         """Reload if a file changed since it was last looked at; whether a new certificate is in force."""
@@ -71,17 +69,19 @@ class Reloading:
         self.watch(loop)
         self.check()
 
-    def _log_expiry(self) -> None:
-        left = expires_at(self._wanted) - self._clock()
+    def _made(self) -> ssl.SSLContext:
+        found, ends = context(self._wanted)
+        left = ends - self._clock()
         if left < _SOON_S:
             log.warning("the TLS certificate expires in %.1f days", left / 86_400)
+        return found
 
 
-def context(wanted: spec.Tls) -> ssl.SSLContext:
-    """A server's context: TLS 1.2 or newer, HTTP/2 and HTTP/1.1 by ALPN, client certificates where they are asked for.
+def context(wanted: spec.Tls) -> tuple[ssl.SSLContext, float]:
+    """A server's context, and when its certificate ends, in seconds since the epoch.
 
-    `UsageError` if a file cannot be read or parsed, if the key is not the certificate's, or if a client would not
-    accept the certificate today.
+    TLS 1.2 or newer, HTTP/2 and HTTP/1.1 by ALPN, client certificates where they are asked for. `UsageError` if a file
+    cannot be read or parsed, if the key is not the certificate's, or if a client would not accept the certificate today.
     """
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -94,7 +94,7 @@ def context(wanted: spec.Tls) -> ssl.SSLContext:
         found.load_cert_chain(wanted.certificate, wanted.key, password=_no_password)
     except ssl.SSLError as e:
         raise _unfit(wanted, e) from None
-    _rehearse(found, wanted)
+    ends = _rehearse(found, wanted)
     if wanted.client_ca:
         try:
             found.load_verify_locations(cafile=wanted.client_ca)
@@ -103,14 +103,7 @@ def context(wanted: spec.Tls) -> ssl.SSLContext:
                 f"{wanted.client_ca} holds no certificate.", hint="Give --tls-client-ca a PEM file of the callers' CA."
             ) from None
         found.verify_mode = ssl.CERT_REQUIRED
-    return found
-
-
-def expires_at(wanted: spec.Tls) -> float:
-    """When the certificate ends, in seconds since the epoch; as `context` raises where it is not fit."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(wanted.certificate, wanted.key, password=_no_password)
-    return _rehearse(server, wanted)
+    return found, ends
 
 
 def _stamp(wanted: spec.Tls) -> tuple[tuple[int, int, int], ...]:
