@@ -41,7 +41,6 @@ def _count_until_killed(fd: int, place: int, note: memoryview, seed: int) -> Non
     draw = random.Random(seed)
     flying: list[counters.Requests] = []
     while True:
-        worker.beat(time.monotonic_ns())
         series = worker.requests_of(f"m{draw.randrange(seed % 50 + 1)}", "1", "p")
         note[STARTED] += 1
         series.admitted[0] += 1

@@ -15,6 +15,8 @@ from windlass.types import directory
 SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 OK, FAILED, EXPIRED, CANCELLED, REJECTED = range(5)
 OUTCOMES = ("ok", "failed", "expired", "cancelled", "rejected")
+# Why a request left the queue before its run, which was saved.
+SAVED = ("expired", "cancelled")
 # Runs are told by their exact rows up to here, then by the next power of two.
 EXACT_ROWS = 64
 ROWS = (*range(1, EXACT_ROWS + 1), *(EXACT_ROWS << n for n in range(1, 15)))
@@ -25,7 +27,7 @@ _POWER = EXACT_ROWS.bit_length() - 1
 _TIMES = "n" * (len(SECONDS) + 1) + "s"
 KINDS = {
     "requests": "n" * len(OUTCOMES) + "n" + _TIMES,
-    "runs": "n" + _TIMES + _TIMES + "nn" * len(ROWS) + "m" + "g",
+    "runs": "n" + _TIMES + _TIMES + "nn" * len(ROWS) + "m" + "g" + "n" * len(SAVED),
     "counter": "n",
     "gauge": "g",
 }
@@ -91,10 +93,11 @@ class Requests:
 class Runs:
     """Runs of one (model, version, arm): rows inferred, times, and the runs and nanoseconds by rows of a run.
 
-    `last_ms` is when the last one ended (wall-clock); `queued` is a gauge of the requests that wait for a run.
+    `last_ms` is when the last one ended (wall-clock); `queued` is a gauge of the rows that wait for a run; `saved` are
+    requests that left before theirs, by the index of `SAVED`.
     """
 
-    __slots__ = ("_batches", "last_ms", "queue", "queued", "rows", "run")
+    __slots__ = ("_batches", "last_ms", "queue", "queued", "rows", "run", "saved")
 
     def __init__(self, region: regions.Region, start: int) -> None:
         times = len(_TIMES)
@@ -106,6 +109,7 @@ class Runs:
         self._batches = region.words[batches:last]
         self.last_ms = region.words[last : last + 1]
         self.queued = region.words[last + 1 : last + 2]
+        self.saved = region.words[last + 2 : last + 2 + len(SAVED)]
 
     def ran(self, rows: int, run_s: float, waited: list[float], now: float) -> None:
         """Count one run of `rows` rows that took `run_s`, whose calls `waited` (seconds), at wall-clock `now`."""
@@ -202,10 +206,6 @@ class Counters:
     def errors(self) -> dict[str, int]:
         """Failed requests, by error code."""
         return self._by_label(telemetry.ERRORS)
-
-    def beat(self, now_ns: int) -> None:
-        """Tell that this worker's loop turns; `now_ns` is monotonic."""
-        self.region.words[regions.HEARTBEAT] = now_ns
 
     def statistics(self, model: str, version: str) -> directory.ModelStatistics:
         """What protocols tell of one version: counts and nanoseconds, over all of its arms and protocols."""

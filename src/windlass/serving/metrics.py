@@ -104,6 +104,7 @@ def _run_families(totals: counters.Counters) -> Iterator[core.Metric]:
     run: dict[tuple[str, ...], Buckets] = {}
     batch: dict[tuple[str, ...], Buckets] = {}
     queued: list[tuple[Sequence[str], float]] = []
+    saved: list[tuple[Sequence[str], float]] = []
     for labels, one in totals.runs.items():
         if labels[0] == counters.OVERFLOW and not one.rows[0]:
             continue
@@ -114,10 +115,12 @@ def _run_families(totals: counters.Counters) -> Iterator[core.Metric]:
             counts[next((i for i, bound in enumerate(BATCHES) if rows <= bound), len(BATCHES))] += count
         batch[labels] = counts, float(one.rows[0])
         queued.append((labels, one.queued[0]))
+        saved += [((*labels, why), count) for why, count in zip(counters.SAVED, one.saved, strict=True)]
     yield _histogram(telemetry.QUEUE, counters.SECONDS, queue)
     yield _histogram(telemetry.RUN, counters.SECONDS, run)
     yield _histogram(telemetry.BATCH, BATCHES, batch)
     yield _gauge(telemetry.QUEUED, queued)
+    yield _counter(telemetry.SAVED, saved)
 
 
 def _triton_families(totals: counters.Counters) -> Iterator[core.Metric]:

@@ -14,7 +14,7 @@ import msgspec
 BYTES = 16 * 1024 * 1024
 MAGIC = int.from_bytes(b"windlass", "little")
 # Words of the header. DIRECTORY is the directory's length in bytes, USED counts the words taken.
-_MAGIC, EPOCH, HEARTBEAT, DIRECTORY, USED = range(5)
+_MAGIC, EPOCH, DIRECTORY, USED = range(4)
 _DIRECTORY_AT = 4_096
 _DIRECTORY_BYTES = 1024 * 1024 - _DIRECTORY_AT
 SLOTS_AT = (_DIRECTORY_AT + _DIRECTORY_BYTES) // 8
@@ -72,7 +72,6 @@ class Region:
         words[DIRECTORY] = 0
         self._bytes[SLOTS_AT * 8 : used * 8] = bytes((used - SLOTS_AT) * 8)
         words[USED] = SLOTS_AT
-        words[HEARTBEAT] = 0
         words[EPOCH] += 1
 
 

@@ -125,10 +125,6 @@ class Memory:
         """The counters of the one process that counts at this place."""
         return counters.Counters(self._regions[place])
 
-    def heartbeats(self) -> tuple[int, ...]:
-        """When each worker's loop last turned, in monotonic ns, place 1 first; 0 where nobody is, or it did not yet."""
-        return tuple(region.words[regions.HEARTBEAT] for region in self._regions[1:])
-
     def read(self) -> counters.Counters:
         """The totals over the past and every worker; the same object each time, good until the next read.
 

@@ -48,7 +48,8 @@ def test_what_was_counted_is_what_is_told() -> None:
     series.count_error("internal")
     series.count_rejected("overloaded")
     series.gauge(telemetry.CONNECTIONS)[0] = 11
-    series.counter(telemetry.CACHE_HITS, "heads")[0] += 12
+    runs.saved[1] += 13
+    series.counter(telemetry.LOG_DROPPED, "full")[0] += 12
     found = read(series)
     assert found[labels(telemetry.REQUESTS, "m", "1", "b", "p", "ok")] == 3
     assert found[labels(telemetry.REQUESTS, "m", "1", "b", "p", "rejected")] == 1
@@ -69,7 +70,8 @@ def test_what_was_counted_is_what_is_told() -> None:
     assert found[labels(telemetry.REJECTED, "overloaded")] == 1
     assert found[labels(telemetry.IN_FLIGHT)] == 2
     assert found[labels(telemetry.CONNECTIONS)] == 11
-    assert found[labels(telemetry.CACHE_HITS, "heads")] == 12
+    assert found[labels(telemetry.LOG_DROPPED, "full")] == 12
+    assert found[labels(telemetry.SAVED, "m", "1", "b", "cancelled")] == 13
     assert found[labels(telemetry.GENERATION)] == 7
     assert found[labels(telemetry.RESTARTS)] == 2
     assert found[labels(telemetry.HEARTBEAT, "2")] == 60
