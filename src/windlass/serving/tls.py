@@ -81,7 +81,7 @@ def context(wanted: spec.Tls) -> tuple[ssl.SSLContext, float]:
     """A server's context, and when its certificate ends, in seconds since the epoch.
 
     TLS 1.2 or newer, HTTP/2 and HTTP/1.1 by ALPN, client certificates where they are asked for. `UsageError` if a file
-    cannot be read or parsed, if the key is not the certificate's, or if a client would not accept the certificate today.
+    cannot be read or parsed, if the key is not the certificate's, or if no client would accept the certificate today.
     """
     found = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     found.minimum_version = ssl.TLSVersion.TLSv1_2
