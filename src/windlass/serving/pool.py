@@ -197,6 +197,9 @@ class Pool:
         self.serving = False
         for old in self.served.values():
             self._retire(old)
+        for part in list(self._closing):
+            if isinstance(part, shadow.Shadow):
+                part.finish()
         self._exposures.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
@@ -294,8 +297,8 @@ class Pool:
             old = self.served.pop(name, None)
         if old is not None:
             self._retire(old)
-            # A request may hold it for long: no other change waits for that.
-            freed = [self._closing[part] for part in dict.fromkeys(_parts(old)) if part in self._closing]
+            # A request may hold it, or what was there before it, for long: no other change waits for that.
+            freed = [waits for part, waits in self._closing.items() if part.identity.name == name]
             if freed:
                 await asyncio.wait(freed)
 

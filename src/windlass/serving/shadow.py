@@ -33,6 +33,7 @@ PAUSE_S = 0.02
 # While this thread is in Python the loop waits for it: it is so for at most one part in so many.
 _AWAY = 200
 _WRITE_S = 5.0
+_CLOSING_S = 2.0
 _LOWEST = 19
 Mirror: TypeAlias = Callable[[inference.InferRequest, inference.InferResponse, directory.Again], None]
 
@@ -109,6 +110,12 @@ class Shadow:
         if self._thread is None:
             self.loaded.session.close()
             closed()
+
+    def finish(self) -> None:
+        """End now, whoever uses it, and write what there is to be kept: the process ends."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(_CLOSING_S)
 
     def mirror_of(self, primary: loader.Loaded, arm: str) -> Mirror:
         """What takes the answered requests of an arm; called on the loop, and back at once."""
