@@ -1,4 +1,4 @@
-"""The access log: a line of JSON for each answer, written by a thread of its own.
+"""The access log: a line of JSON for each answer.
 
 Called by whoever answers a request, with a record. Must never block the loop, tell a secret (a query may hold one, so
 it is cut), or let what a caller sent start a line or steer a terminal: whatever is not plain ASCII is escaped.
@@ -6,29 +6,19 @@ it is cut), or let what a caller sent start a line or steer a terminal: whatever
 
 from __future__ import annotations
 
-import collections
 import datetime as dt
 import json
-import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from windlass import telemetry
-from windlass.serving import counters
+from windlass.serving import counters, log_writer
 
-# Of lines that wait to be written, at most about so much is kept; more are dropped and counted.
-MAX_BYTES = 4_194_304
-# Lines of several workers stay whole in a pipe when no write is longer than this.
-_PIPE_BYTES = 4_096
 _PATH = 512
 _WORD = 128
-_GATHER_S = 0.01
-_CLOSE_S = 1.0
 # https://www.w3.org/TR/trace-context-1/#traceparent-header: `ff` is no version, all zeros are no id, and only a later
 # version may say more.
 _TRACE = re.compile(rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?", re.DOTALL)
@@ -58,74 +48,26 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """Writes records to a file descriptor that others may share. Call it on the loop's thread."""
+    """Has records written to a file descriptor that others may share."""
 
     def __init__(self, fd: int, series: counters.Counters, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives the time of day, in seconds since 1970 UTC."""
-        self._fd = fd
+        """`clock` gives the time of day, in seconds since 1970 UTC; lines lost are counted in `series`."""
+        self._writer = log_writer.Writer(fd, series)
         self._clock = clock
-        self._records: collections.deque[tuple[float, Record]] = collections.deque()
-        # Each has one writer: the loop's thread, and the log's.
-        self._given = self._taken = 0
-        self._full = series.counter(telemetry.LOG_DROPPED, "full")
-        self._failed = series.counter(telemetry.LOG_DROPPED, "failed")
-        self._wake = threading.Event()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self._thread.start()
 
     def __call__(self, record: Record) -> None:
         """Have a record written soon; it is dropped when too many wait."""
-        size = _size(record)
-        if self._given - self._taken + size > MAX_BYTES:
-            self._full[0] += 1
-            return
-        self._given += size
-        self._records.append((self._clock(), record))
-        if not self._wake.is_set():
-            self._wake.set()
+        # About what it holds in memory.
+        size = 512 + len(record.target) + len(record.traceparent)
+        self._writer.put(_render, (self._clock(), record), size)
 
     def close(self) -> None:
         """Write what waits, for at most a second."""
-        self._ending.set()
-        self._wake.set()
-        self._thread.join(_CLOSE_S)
+        self._writer.close()
 
-    def _run(self) -> None:
-        while not (self._ending.is_set() and not self._records):
-            self._wake.wait()
-            # A burst is one write; and the loop need not wake this thread for each line.
-            self._ending.wait(_GATHER_S)
-            self._wake.clear()
-            self._drain()
 
-    def _drain(self) -> None:
-        lines = 0
-        chunk = b""
-        while self._records:
-            at, record = self._records.popleft()
-            text = line(at, record)
-            if chunk and len(chunk) + len(text) > _PIPE_BYTES:
-                self._write(chunk, lines)
-                chunk, lines = b"", 0
-            chunk += text
-            lines += 1
-            self._taken += _size(record)
-        if chunk:
-            self._write(chunk, lines)
-
-    def _write(self, chunk: bytes, lines: int) -> None:
-        while chunk:
-            try:
-                chunk = chunk[os.write(self._fd, chunk) :]
-            except BlockingIOError:
-                if self._ending.wait(_GATHER_S):
-                    self._failed[0] += lines
-                    return
-            except OSError:
-                # Nobody reads it, or the disk is full: what answers requests goes on.
-                self._failed[0] += lines
-                return
+def _render(item: tuple[float, Record]) -> bytes:
+    return line(*item)
 
 
 def line(at: float, record: Record) -> bytes:
@@ -170,8 +112,3 @@ def _path(target: bytes) -> str:
     if not target.startswith(b"/"):
         target = b"/" + target.partition(b"://")[2].partition(b"/")[2] if b"://" in target else target
     return target.partition(b"?")[0].partition(b"#")[0][:_PATH].decode("latin-1")
-
-
-def _size(record: Record) -> int:
-    """About what a record holds in memory, in bytes."""
-    return 512 + len(record.target) + len(record.traceparent)

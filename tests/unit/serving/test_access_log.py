@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass import telemetry
-from windlass.serving import access_log, counters
+from windlass.serving import access_log, counters, log_writer
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 RECORD = access_log.Record(
@@ -146,7 +147,7 @@ def test_a_reader_that_is_slow_costs_lines_and_nothing_else() -> None:
         log(msgspec.structs.replace(RECORD, bytes_in=number))
     lost = dropped(series)["full"]
     # Far more than a pipe holds, and than is kept.
-    assert lost > given - 2 * access_log.MAX_BYTES // 512
+    assert lost > given - 2 * log_writer.MAX_BYTES // 512
     found: list[bytes] = []
     reader = threading.Thread(target=lambda: found.append(read_all(there)))
     reader.start()
@@ -181,9 +182,22 @@ def test_what_is_kept_is_bounded_by_what_it_holds() -> None:
     series = counters.Counters()
     there, here = os.pipe()
     log = access_log.Log(here, series)
-    long: Any = msgspec.structs.replace(RECORD, target=b"/" + b"a" * access_log.MAX_BYTES)
+    long: Any = msgspec.structs.replace(RECORD, target=b"/" + b"a" * log_writer.MAX_BYTES)
     log(long)
     assert dropped(series)["full"] == 1
     log.close()
     os.close(here)
     assert read_all(there) == b""
+
+
+def test_logging_goes_the_same_way() -> None:
+    there, here = os.pipe()
+    series = counters.Counters()
+    handler = log_writer.Handler(here, series)
+    log = logging.Logger("test")
+    log.addHandler(handler)
+    log.warning("one %s", "lone \udcff surrogate")
+    log.warning("%d", 2)
+    handler.close()
+    os.close(here)
+    assert read_all(there).splitlines() == [b"one lone \\udcff surrogate", b"2"]
