@@ -119,10 +119,10 @@ class Output:
     def resume(self) -> None:
         """The transport takes more."""
         self.full = False
-        self.flush()
         for stream in tuple(self.streams.values()):
-            if stream.on_ready is not None and not self.full:
+            if stream.on_ready is not None and stream.ready:
                 stream.on_ready()
+        self.flush()
 
     def data(self, stream: int, data: bytes | memoryview, end: bool) -> None:
         """A DATA frame, which the windows must have allowed."""

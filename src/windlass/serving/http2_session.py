@@ -189,10 +189,9 @@ class Session:
         """DATA for a stream that takes none (5.1)."""
         if stream is not None:
             self._violate(stream, frames.STREAM_CLOSED)
-        elif number > self.last or not number & 1:
-            if number <= self.last_served or not number & 1:
-                raise frames.ConnectionFault(frames.PROTOCOL_ERROR, "there is no such stream")
-        elif number not in self.output.abandoned:
+        elif number == 0 or self._idle(number):
+            raise frames.ConnectionFault(frames.PROTOCOL_ERROR, "there is no such stream")
+        elif number <= self.last_served and number not in self.output.abandoned:
             self._guard.reset(self.now)
             self.output.push(frames.rst_stream(number, frames.STREAM_CLOSED))
 

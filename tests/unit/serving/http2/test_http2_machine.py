@@ -1,4 +1,4 @@
-"""A connection against the `h2` library: any order of frames, cut anywhere, with any windows, and resets at any time."""
+"""A connection against the `h2` library: frames in any order, cut anywhere, any windows, and resets at any time."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Conversation(RuleBasedStateMachine):
     def ask(self, stream: bool, end: bool, extra: int, more: bytes) -> None:
         number = self.client.get_next_available_stream_id()
         path = "/stream" if stream else "/echo"
-        fields: list[Any] = [*REQUEST, (":path", path)][:3] + [(":path", path), REQUEST[3]]
+        fields: list[Any] = [*REQUEST[:3], (":path", path), REQUEST[3]]
         fields += [(f"x-{extra}", more.hex()), ("grpc-timeout", f"{number}m")][:extra]
         self.client.send_headers(number, fields, end_stream=end)
         self.requests[number] = one = Sent(path)
