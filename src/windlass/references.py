@@ -13,8 +13,9 @@ from pathlib import Path
 
 from windlass import errors, settings
 from windlass.packaging import archive
+from windlass.registry import keys as key_rows
 from windlass.registry import registry as registries
-from windlass.security import signing
+from windlass.security import pepper, signing
 from windlass.types import evidence, refs, spec
 
 # The file beside a package's file or folder that holds its signature.
@@ -32,6 +33,11 @@ def actor() -> str:
 def open_registry(configuration: settings.Settings) -> registries.Registry:
     """The registry of the settings in force."""
     return registries.Registry.open_at(configuration.database_url, configuration.store_root)
+
+
+def open_keys(configuration: settings.Settings) -> key_rows.Keys:
+    """The API keys of the settings in force."""
+    return key_rows.Keys.open_at(configuration.database_url, pepper.of_home(configuration.home))
 
 
 def signed(configuration: settings.Settings, name: str, digest: str) -> evidence.Evidence:

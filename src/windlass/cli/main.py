@@ -22,8 +22,10 @@ VERBS = {
     "inspect": lazy.Late("inspect:inspect", "Show a version's manifest: signature, files, limits, lineage."),
     "verify": lazy.Late("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
     "models": lazy.Late("models:models", "List, show, alias, import, export and delete models."),
+    "keys": lazy.Late("keys:keys", "Make, list, rotate and revoke API keys."),
     "serve": lazy.Late("serve:serve", "Answer over HTTP with these versions."),
     "predict": lazy.Late("predict:predict", "Ask a model: a version here, or a server's URL."),
+    "bench": lazy.Late("bench:bench", "Measure what a server carries, how quickly, and what that costs."),
 }
 
 

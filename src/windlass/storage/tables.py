@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration: compared with the database's own at each open, so that Alembic is loaded only to migrate.
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -142,4 +142,32 @@ answer = sa.Table(
     sa.Column("request", sa.Text, nullable=False),
     sa.Column("answer", sa.Text, nullable=False),
     sa.Column("at", sa.Double, nullable=False, index=True),
+)
+
+# Revoked keys stay, for whoever asks who had one; a live one has its name alone.
+api_key = sa.Table(
+    "api_key",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("hmac", sa.String(64), nullable=False),
+    sa.Column("second_hmac", sa.String(64), nullable=False),
+    sa.Column("scopes", sa.Text, nullable=False),
+    sa.Column("models", sa.Text, nullable=False),
+    sa.Column("rate", sa.Double, nullable=False),
+    sa.Column("burst", sa.Integer, nullable=False),
+    sa.Column("concurrency", sa.Integer, nullable=False),
+    sa.Column("quota", sa.BigInteger, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("expires_at", sa.Double),
+    sa.Column("revoked_at", sa.Double),
+)
+
+sa.Index(
+    "uq_api_key_name_live",
+    api_key.c.name,
+    unique=True,
+    sqlite_where=api_key.c.revoked_at.is_(None),
+    postgresql_where=api_key.c.revoked_at.is_(None),
 )
