@@ -36,12 +36,19 @@ class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
     admin_port: int = pydantic.Field(default=8001, ge=0, le=65535)
 
 
+class Client(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What commands that ask a server use: an API key."""
+
+    key: str = ""
+
+
 class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
     """Everything that can be set. `home` holds the registry, the blobs and the sockets of running servers."""
 
     home: Path = Path(".windlass")
     registry: Registry = Registry()
     serve: Serve = Serve()
+    client: Client = Client()
 
     @property
     def database_url(self) -> str:

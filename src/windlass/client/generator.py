@@ -33,7 +33,8 @@ class Generator:
         self._clock = clock
         self._requests: Iterator[bytes] = plan.cycle(planned.target.requests, planned.seed)
         self._loop = asyncio.get_running_loop()
-        self._tls = _tls(planned.target)
+        target = planned.target
+        self._tls = tls_context(target.ca, "h2" if target.transport == "grpc" else "http/1.1") if target.tls else None
         self._connections: set[http_connection.Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
         self._again: collections.deque[tuple[bytes, float]] = collections.deque()
@@ -60,7 +61,8 @@ class Generator:
 
     def ended(self, connection: http_connection.Connection, intended: float, outcome: int, status: int) -> None:
         """A request has its outcome."""
-        self._account.statuses[status] += 1
+        if status >= 0:
+            self._account.statuses[status] += 1
         self._account.finish(intended, outcome, self._clock())
         if connection.room:
             self._free(connection)
@@ -235,11 +237,10 @@ class OpenLoop(Generator):
         self._open_for_backlog()
 
 
-def _tls(target: plan.Target) -> ssl.SSLContext | None:
-    if not target.tls:
-        return None
-    context = ssl.create_default_context(cafile=target.ca or None)
-    context.set_alpn_protocols(["h2"] if target.transport == "grpc" else ["http/1.1"])
+def tls_context(ca: str, alpn: str) -> ssl.SSLContext:
+    """Certificates are verified, against the PEM file `ca` or the system's authorities."""
+    context = ssl.create_default_context(cafile=ca or None)
+    context.set_alpn_protocols([alpn])
     return context
 
 

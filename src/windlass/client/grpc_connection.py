@@ -95,7 +95,7 @@ class Grpc(asyncio.Protocol):
         self._transport = None
         self.room = 0
         for stream in list(self._calls):
-            self._end(stream, account.BROKEN, 0)
+            self._end(stream, account.BROKEN, -1)
         self._owner.closed(self)
 
     def data_received(self, data: bytes) -> None:
@@ -134,7 +134,7 @@ class Grpc(asyncio.Protocol):
         for stream in [stream for stream, call in self._calls.items() if call.intended < before]:
             self._send(frame(_RST, 0, stream, _U32.pack(_CANCEL)))
             self.room += not self._leaving
-            self._end(stream, account.EXPIRED, 0)
+            self._end(stream, account.EXPIRED, -1)
 
     def close(self) -> None:
         """Close it."""

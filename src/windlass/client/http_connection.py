@@ -22,7 +22,7 @@ class Owner(Protocol):
         """It may be asked with."""
 
     def ended(self, connection: Connection, intended: float, outcome: int, status: int) -> None:
-        """The request that was to start at `intended` ended; `status` 0 is no answer."""
+        """The request that was to start at `intended` ended; a `status` below 0 is no answer."""
 
     def again(self, data: bytes, intended: float) -> None:
         """The server says that it never began with this request: another connection is to ask."""
@@ -131,7 +131,7 @@ class Http1(asyncio.Protocol):
     def _end(self, outcome: int) -> None:
         if self._waiting:
             self._waiting = False
-            self._owner.ended(self, self._intended, outcome, 0)
+            self._owner.ended(self, self._intended, outcome, -1)
 
 
 class ObservedHttp1(Http1):

@@ -45,13 +45,13 @@ class Client:
 
     def infer(self, model: str, inputs: tensor.Tensors, *, version: str = "") -> tensor.Tensors:
         """The model's output tensors for its input tensors."""
-        header, raw = _infer_request(inputs)
+        header, raw = binary_request(inputs)
         where = f"/v2/models/{model}/versions/{version}/infer" if version else f"/v2/models/{model}/infer"
         headers = {
             "inference-header-content-length": str(len(header)),
             "content-type": "application/octet-stream",
         }
-        return _infer_response(self.ask("POST", where, header + raw, headers))
+        return binary_response(self.ask("POST", where, header + raw, headers))
 
     def models(self) -> list[dict[str, Any]]:
         """The server's models and their states."""
@@ -75,7 +75,7 @@ class Client:
                 hint="Is the server running? Start it: windlass serve NAME",
             ) from None
         if answer.is_error:
-            message, hint = _told(answer)
+            message, hint = told(answer)
             raise _KINDS.get(answer.status_code, errors.InternalError)(message, hint=hint)
         return answer
 
@@ -108,7 +108,8 @@ def _body(data: Data, media_type: str) -> tuple[bytes, str]:
     return msgspec.json.encode(data), "application/json"
 
 
-def _infer_request(inputs: tensor.Tensors) -> tuple[bytes, bytes]:
+def binary_request(inputs: tensor.Tensors) -> tuple[bytes, bytes]:
+    """A request of the Open Inference Protocol in binary: its JSON, and the tensors behind it."""
     described: list[dict[str, Any]] = []
     parts: list[bytes] = []
     for name, array in inputs.items():
@@ -126,7 +127,8 @@ def _infer_request(inputs: tensor.Tensors) -> tuple[bytes, bytes]:
     return header, b"".join(parts)
 
 
-def _infer_response(answer: httpx.Response) -> tensor.Tensors:
+def binary_response(answer: httpx.Response) -> tensor.Tensors:
+    """The output tensors of an answer in binary."""
     length = int(answer.headers["inference-header-content-length"])
     header = msgspec.json.decode(answer.content[:length])
     rest = memoryview(answer.content)[length:]
@@ -140,7 +142,7 @@ def _infer_response(answer: httpx.Response) -> tensor.Tensors:
     return outputs
 
 
-def _told(answer: httpx.Response) -> tuple[str, str]:
+def told(answer: httpx.Response) -> tuple[str, str]:
     """The server's sentence and its hint."""
     try:
         told = msgspec.json.decode(answer.content)["error"]

@@ -62,7 +62,8 @@ class Report(msgspec.Struct, frozen=True):
     `seconds` are the measured part, by the second in which a request was to start (in an open loop) or started;
     `warm_up` is what went before, counted apart. `refusals` are the latencies of rejections, `lag` how late the
     generator was with a request through its own fault, `busy` its share of a core. `rate` is what was offered (0 in
-    a closed loop). `versions`, `batches` and `statuses` count answers; the first two only where they were watched.
+    a closed loop). `versions`, `batches` and `statuses` (HTTP's or gRPC's) count answers; the first two only where
+    they were watched.
     """
 
     seconds: tuple[Second, ...] = ()
