@@ -40,6 +40,18 @@ def open_keys(configuration: settings.Settings) -> key_rows.Keys:
     return key_rows.Keys.open_at(configuration.database_url, pepper.of_home(configuration.home))
 
 
+def keys_in_force(configuration: settings.Settings) -> tuple[tuple[spec.Key, ...], str]:
+    """The live API keys of the home, and its pepper: what a server that is to use them is told."""
+    secret = pepper.of_home(configuration.home)
+    if not configuration.registry.db and not (configuration.home / "registry.db").exists():
+        return (), secret
+    found = open_keys(configuration)
+    try:
+        return found.live(), secret
+    finally:
+        found.close()
+
+
 def signed(configuration: settings.Settings, name: str, digest: str) -> evidence.Evidence:
     """This home's word that it made a package: what was captured here may run here."""
     configuration.home.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,23 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import click
 
 from windlass import errors, references
 from windlass.cli import output
-from windlass.serving import addresses, launch
+from windlass.serving import addresses, launch, peers, tls
 from windlass.types import spec, strict_json
+
+
+def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Lay an option where `_tls` and `_allow` find it."""
+    context.meta[f"{__name__}.{option.name}"] = value
+
+
+def _kept(name: str) -> Any:
+    return click.get_current_context().meta.get(f"{__name__}.{name}")
 
 
 @click.command()
@@ -23,6 +33,10 @@ from windlass.types import spec, strict_json
 @click.option("--port", type=int, help="REST port; 0 is any free one.  [8000]")
 @click.option("--admin-port", type=int, help="Metrics and status, on loopback only.  [8001]")
 @click.option("--spec", "file", type=click.Path(path_type=Path, exists=True), help="A serving spec instead of REFs.")
+@click.option("--tls-cert", callback=_keep, expose_value=False, help="Certificate chain, PEM; watched for changes.")
+@click.option("--tls-key", callback=_keep, expose_value=False, help="The certificate's private key, PEM.")
+@click.option("--tls-client-ca", callback=_keep, expose_value=False, help="CA whose certificates callers must have.")
+@click.option("--allow", multiple=True, callback=_keep, expose_value=False, help="Only peers in this network (CIDR).")
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without keys and TLS.")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, on stderr.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds to finish what is in flight when stopped.")
@@ -43,11 +57,20 @@ def serve(
         raise errors.UsageError("Name the versions to serve, or give --spec FILE.", hint="Try: windlass models list")
     defaults = context.settings.serve
     if file is not None:
+        if any(_kept(name) for name in ("tls_cert", "tls_key", "tls_client_ca", "allow")):
+            raise errors.UsageError("A spec says its own TLS and networks.", hint="Write `tls` and `allow` into it.")
         wanted = strict_json.decode(file.read_bytes(), spec.Spec, what=str(file))
     else:
+        keys, secret = references.keys_in_force(context.settings)
+        listen = f"{defaults.host if host is None else host}:{defaults.port if port is None else port}"
         wanted = spec.Spec(
             endpoints=references.endpoints(context.settings, named),
-            listen=f"{defaults.host if host is None else host}:{defaults.port if port is None else port}",
+            keys=keys,
+            key_pepper=secret,
+            tls=_tls(),
+            allow=_allow(),
+            state=str(context.settings.home.absolute() / "state" / listen.replace(":", "-")),
+            listen=listen,
             admin=f"127.0.0.1:{defaults.admin_port if admin_port is None else admin_port}",
             access_log=access_log,
             grace_s=grace,
@@ -59,6 +82,27 @@ def serve(
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
 
 
+def _tls() -> spec.Tls | None:
+    """The TLS files that the options name, each looked at before anything starts."""
+    certificate, key, client_ca = _kept("tls_cert"), _kept("tls_key"), _kept("tls_client_ca")
+    if not certificate and not key:
+        if client_ca:
+            raise errors.UsageError("--tls-client-ca needs TLS.", hint="Give --tls-cert and --tls-key too.")
+        return None
+    if not certificate or not key:
+        raise errors.UsageError("TLS needs a certificate and its key.", hint="Give both --tls-cert and --tls-key.")
+    paths = [str(Path(path).absolute()) if path else "" for path in (certificate, key, client_ca)]
+    wanted = spec.Tls(*paths)
+    tls.context(wanted)
+    return wanted
+
+
+def _allow() -> tuple[str, ...]:
+    wanted = tuple(_kept("allow") or ())
+    peers.networks(wanted)
+    return wanted
+
+
 def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:
     """`NotAllowed` for an address beyond this machine without keys and TLS, unless `--insecure` says so."""
     host, _ = addresses.split(wanted.listen)
@@ -67,12 +111,14 @@ def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:
         raise errors.NotAllowed(
             "The admin port listens on loopback only.", hint="Leave out its host, or use 127.0.0.1."
         )
-    if not addresses.is_loopback(host) and not insecure:
-        lacks = "no TLS" if wanted.keys else "neither keys nor TLS"
-        raise errors.NotAllowed(
-            f"{host} can be reached from other machines, and this server has {lacks}.",
-            hint="Serve on 127.0.0.1 behind a proxy that has both, or say --insecure if the network is trusted.",
-        )
+    if addresses.is_loopback(host) or insecure or (wanted.keys and wanted.tls is not None):
+        return
+    lacks = "neither keys nor TLS" if wanted.tls is None and not wanted.keys else "no TLS" if wanted.keys else "no keys"
+    raise errors.NotAllowed(
+        f"{host} can be reached from other machines, and this server has {lacks}.",
+        hint="Make a key (windlass keys create NAME) and give --tls-cert and --tls-key;"
+        " or say --insecure if the network is trusted.",
+    )
 
 
 def check_free(wanted: spec.Spec) -> None:
