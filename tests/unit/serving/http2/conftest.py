@@ -182,11 +182,11 @@ def wire() -> Any:
 
 @pytest.fixture(scope="session")
 def connect(make_server: Callable[..., Any]) -> Callable[..., Peer]:
-    """A new peer of a new server; limits as `make_server` takes them, `echo` and `greet` as `Peer` does."""
+    """A new peer, of a new server if none is given; limits are `make_server`'s, `echo` and `greet` are `Peer`'s."""
     transport = type(make_server().connect()[1])
 
-    def make(*, echo: bool = True, greet: bool = True, **limits: Any) -> Peer:
-        peer = Peer(make_server(**limits), transport(), echo=echo, greet=greet)
+    def make(*, echo: bool = True, greet: bool = True, server: Any = None, **limits: Any) -> Peer:
+        peer = Peer(server or make_server(**limits), transport(), echo=echo, greet=greet)
         if greet:
             peer.heard()
         return peer
