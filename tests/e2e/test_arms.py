@@ -1,0 +1,118 @@
+"""Two versions behind one endpoint while it is asked all the time: shares change live, and every request is accounted
+for: by the caller, by the counters and by the exposure log.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from windlass.client import load
+from windlass.serving import disagreements, exposures
+from windlass.types import spec, strict_json, tensor_codec
+
+BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}).encode()
+
+
+def _arms(packages: Any, share: float) -> tuple[spec.Arm, ...]:
+    old, new = (packages.mlp("m", version, seed).arms[0] for version, seed in (("1", 0), ("2", 1)))
+    return msgspec.structs.replace(old, share=100 - share), msgspec.structs.replace(new, share=share)
+
+
+def _apply(server: Any, generation: int, endpoint: spec.Endpoint) -> float:
+    """Put a spec in force over the control socket; the seconds that this took."""
+    wanted = msgspec.structs.replace(server.wanted, generation=generation, endpoints=(endpoint,))
+    with httpx.Client(transport=httpx.HTTPTransport(uds=server.control), base_url="http://127.0.0.1") as client:
+        started = time.perf_counter()
+        client.put("/spec", content=strict_json.canonical(wanted)).raise_for_status()
+        return time.perf_counter() - started
+
+
+def _outcomes(server: Any) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{server.admin_url}/outcomes").json()["endpoints"]["m"]
+    return found
+
+
+@pytest.mark.promise("P-37")
+def test_shares_change_under_load_and_all_is_accounted_for(
+    packages: Any, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    endpoint = spec.Endpoint("m", _arms(packages, 10), threads=1, override=True)
+    server = start_server(endpoint, state=str(tmp_path), workers=2)
+    target = load.http(f"{server.url}/v2/models/m/infer", BODY)
+    asking = load.Load(load.closed(target, connections=8)).start()
+    took = []
+    for generation, share in enumerate((50, 0, 100, 10), start=2):
+        time.sleep(0.4)
+        took.append(_apply(server, generation, msgspec.structs.replace(endpoint, arms=_arms(packages, share))))
+    time.sleep(0.4)
+    report = asking.stop()
+    assert report.lost == 0
+    assert min(took) < 0.05, f"changing shares took {took} s"
+    with httpx.Client() as client:
+        named = client.post(f"{server.url}/v2/models/m/infer", content=BODY, headers={"x-windlass-arm": "2"})
+        asked = client.post(f"{server.url}/v2/models/m/versions/1/infer", content=BODY)
+        wrong = client.post(f"{server.url}/v2/models/m/infer", content=BODY, headers={"x-windlass-arm": "3"})
+    assert (named.json()["model_version"], asked.json()["model_version"]) == ("2", "1")
+    assert wrong.status_code == 400
+    assert "'1', '2'" in wrong.text
+    found = _outcomes(server)
+    server.server.stop()
+    counted = {(one["arm"], one["generation"]): one["ok"] for one in found["outcomes"]}
+    assert sum(counted.values()) == report.answered
+    assert {(one["arm"], one["ok"]) for one in found["chosen"]} == {("1", 1), ("2", 1)}
+    every = list(exposures.read(tmp_path, "m"))
+    assert collections.Counter((e.arm, e.generation) for e in every if e.how == "draw") == counted
+    assert {(e.how, e.arm, e.probability) for e in every if e.how != "draw"} == {
+        ("override", "2", 1.0),
+        ("version", "1", 1.0),
+    }
+    assert len({e.request for e in every}) == len(every)
+    # An arm without a share is not drawn; otherwise the shares hold (five standard deviations).
+    for generation, share in enumerate((10, 50, 0, 100, 10), start=1):
+        total = sum(n for (_, g), n in counted.items() if g == generation)
+        drawn = counted.get(("2", generation), 0)
+        assert abs(drawn - total * share / 100) <= 5 * (total * share / 100 * (1 - share / 100)) ** 0.5
+
+
+def test_a_shadow_finds_a_planted_difference(packages: Any, start_server: Callable[..., Any], tmp_path: Path) -> None:
+    old, new = _arms(packages, 0)
+    endpoint = spec.Endpoint("m", (msgspec.structs.replace(old, share=100),), threads=1, shadow=spec.Shadow(new))
+    server = start_server(endpoint, state=str(tmp_path), workers=1)
+    url = f"{server.url}/v2/models/m/infer"
+    first: dict[str, Any] = httpx.post(url, content=BODY).json()
+    assert first["model_version"] == "1"
+    for _ in range(5):
+        httpx.post(url, content=BODY)
+    for _ in range(100):
+        shadow = _outcomes(server)["shadow"]
+        if shadow["compared"] == 6:
+            break
+        time.sleep(0.05)
+    assert (shadow["mirrored"], shadow["compared"], shadow["disagreed"], shadow["failed"]) == (6, 6, 6, 0)
+    # The same version in the shadow's place agrees.
+    again = msgspec.structs.replace(old, id="again", share=100)
+    _apply(server, 2, msgspec.structs.replace(endpoint, shadow=spec.Shadow(again)))
+    for _ in range(5):
+        httpx.post(url, content=BODY)
+    for _ in range(100):
+        shadow = _outcomes(server)["shadow"]
+        if shadow["compared"] == 11:
+            break
+        time.sleep(0.05)
+    assert (shadow["compared"], shadow["disagreed"]) == (11, 6)
+    server.server.stop()
+    kept = disagreements.read(tmp_path, "m")
+    assert len(kept) == 6
+    assert tensor_codec.unpack(kept[0].answer)["y"].ravel().tolist() == pytest.approx(first["outputs"][0]["data"])
+    inputs = tensor_codec.unpack(kept[0].inputs)["x"]
+    assert np.array_equal(inputs, np.full((1, 30), 0.5, np.float32))
