@@ -20,9 +20,8 @@ _SLACK = 1.25
 # Doubling a batch pays while it brings a twentieth more throughput: 2(an+b)/(2an+b) >= 1.05 while n <= 9.5 b/a.
 _KNEE = 9.5
 _BUCKETS = 64
-# How much work may wait: a full run and a bit, so that the instance always finds one; and as many rows as wait before
-# a server with random arrivals at 80 % load in one of a hundred moments (M/D/1, whatever the size of its batches).
-_BEHIND = 1.25
+# As many rows wait before a server with random arrivals at 80 % load in one of a hundred moments (M/D/1, whatever the
+# size of its batches).
 _QUEUED_ROWS = 10.0
 # Full runs of a caller with less than its share that go first when they come close together.
 _CREDIT_RUNS = 8.0
@@ -209,12 +208,12 @@ class Costs:
     def patience_s(self) -> float:
         """The longest wait to admit where none is configured; without end while nothing ran.
 
-        Waiting before one server grows with E[S^2]/E[S] of its runs (Pollaczek-Khinchine). Full batches need one
-        complete behind the run that goes on, and random arrivals some rows more.
+        Waiting before one server grows with E[S^2]/E[S] of its runs (Pollaczek-Khinchine). One run goes on, and as
+        many rows as random arrivals need may wait behind it; while it goes on, room for its successor's comes free.
         """
         if not self._mean:
             return math.inf
-        return self._square / self._mean * (_BEHIND + _QUEUED_ROWS / self._full)
+        return self._square / self._mean * (1.0 + _QUEUED_ROWS / self._full)
 
     def full_s(self, key: contract.ShapeKey | None) -> float:
         """Seconds of a full run of this bucket; of any where it is not known, 0 while nothing ran."""
