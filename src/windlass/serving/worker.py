@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import concurrent.futures
 import gc
 import logging
@@ -15,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,10 @@ from windlass.serving import (
     channel,
     counters,
     identity,
+    leases,
+    limits,
     listener,
+    log_writer,
     pool,
     replicated,
     routes,
@@ -59,10 +64,16 @@ class Worker:
     """The models and the door of this process. All of it runs on one loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, wanted: spec.Spec, series: counters.Counters | None = None
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wanted: spec.Spec,
+        series: counters.Counters | None = None,
+        read: Callable[[], counters.Counters] | None = None,
     ) -> None:
+        """Counts go to `series`; `read` gives those of all workers."""
         series = counters.Counters() if series is None else series
-        self.pool = pool.Pool(loop, series, verdicts=wanted.verdicts, state=wanted.state)
+        self.pool = pool.Pool(loop, series, verdicts=wanted.verdicts, state=wanted.state, read=read)
+        self.allowances = limits.Allowances()
         self._loop = loop
         self._wanted = wanted
         self._series = series
@@ -78,7 +89,7 @@ class Worker:
         # Beyond loopback somebody else has vouched for the network (the CLI asks); names are theirs to choose.
         hosts = wanted.hosts or (() if addresses.is_loopback(host) else ("*",))
         trusted = identity.LOCAL if not wanted.keys else None
-        self._door = doors.Door(public, models, wanted.limits, hosts=hosts, trusted=trusted)
+        self._door = doors.Door(public, models, wanted.limits, hosts=hosts, trusted=trusted, allowances=self.allowances)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
         self._listener = listener.Listener(
             self._loop,
@@ -156,6 +167,12 @@ class Worker:
         """Show what is open and waiting now."""
         self._series.gauge(telemetry.CONNECTIONS)[0] = len(self._listener.connections)
         self._series.gauge(telemetry.PENDING)[0] = self._door.pending_bytes
+        waiting: collections.Counter[tuple[str, str]] = collections.Counter()
+        for routing in self.pool.served.values():
+            for arm in routing.arms:
+                waiting[arm.view.name, arm.view.version] += arm.batch.queued_rows
+        for (name, version, _), runs in self._series.runs.items():
+            runs.queued[0] = waiting[name, version]
 
 
 def _bytes(package: archive.Package) -> int:
@@ -171,7 +188,8 @@ class Post:
         self._loop = loop
         self._place: int = options.place
         self._board = boards.Board(options.board)
-        self._series = totals.Memory.attach(options.counters).writer(options.place)
+        self._memory = totals.Memory.attach(options.counters)
+        self.series = self._memory.writer(self._place)
         self._socket = socket.socket(fileno=options.listen)
         self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
         self._channel = channel.Channel(self.handle, _orphaned)
@@ -194,7 +212,7 @@ class Post:
             case channel.Apply():
                 return await self._apply(body)
             case channel.Grant():
-                pass
+                self._demand(self._worker.allowances.grant(body.shares))
             case channel.Revoke():
                 return self._worker.revoke(body.keys, body.pepper)
             case channel.Change():
@@ -213,7 +231,7 @@ class Post:
         return None
 
     def _start(self, body: channel.Start) -> None:
-        self._worker = Worker(self._loop, body.spec, self._series)
+        self._worker = Worker(self._loop, body.spec, self.series, self._memory.read)
         shared = self._worker.listener(replicated.Replicated(self._worker.pool, self._ask_all))
         reloading = tls.Reloading(body.spec.tls) if body.spec.tls is not None else None
         if reloading is not None:
@@ -252,6 +270,11 @@ class Post:
         self._loop.call_later(BEAT_S, self._beat)
         self._board.beat(self._place, self._acceptor.count)
         self._worker.count()
+        self._demand(self._worker.allowances.wants())
+
+    def _demand(self, wants: dict[str, leases.Want]) -> None:
+        if wants:
+            self._channel.tell(channel.Demand(wants))
 
 
 def _weigh(wanted: spec.Spec) -> int:
@@ -278,6 +301,12 @@ def _orphaned() -> None:
 
 async def _serve(options: argparse.Namespace) -> None:
     post = Post(asyncio.get_running_loop(), options)
+    # Whoever does not read the log must not stop this loop.
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO,
+        format="%(message)s",
+        handlers=[log_writer.Handler(_STDERR, post.series)],
+    )
     await post.open(options.channel)
     await post.done
 
@@ -292,9 +321,6 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     confine.die_with(options.parent)
-    logging.basicConfig(
-        level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
-    )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     uvloop.run(_serve(options))
     # A run or a load that goes on in a thread must not hold up a worker that has said good-bye.
