@@ -96,7 +96,14 @@ class FakeInstance:
 class Asked:
     """A call and what came of it."""
 
-    def __init__(self, inputs: tensor.Tensors, contracted: signature.Signature, now: float, **options: Any) -> None:
+    def __init__(
+        self,
+        inputs: tensor.Tensors,
+        contracted: signature.Signature,
+        now: float,
+        identity: str = "local",
+        **options: Any,
+    ) -> None:
         self.outcomes: list[inference.InferResponse | errors.WindlassError] = []
         first = next(iter(inputs.values()))
         rows = len(first) if contracted.batched else 1
@@ -107,6 +114,7 @@ class Asked:
             on_reply=lambda _call, response, _final: self.outcomes.append(response),
             on_fail=lambda _call, error: self.outcomes.append(error),
             arrived=now,
+            identity=identity,
             priority=request.priority,
         )
 

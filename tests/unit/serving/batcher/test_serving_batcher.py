@@ -47,6 +47,7 @@ _step = st.one_of(
         st.booleans(),
         st.sampled_from((None, 0.0005, 0.002, 10.0)),
         st.sampled_from((inference.PROBE, inference.INTERACTIVE, inference.BATCH)),
+        st.sampled_from("ab"),
     ),
     st.tuples(st.just("cancel"), st.integers(0, 40)),
     st.just(("turn",)),
@@ -65,12 +66,12 @@ def test_every_call_gets_exactly_one_outcome_and_its_own_rows(
     poisoned: set[int] = set()
     for number, step in enumerate(steps):
         match step:
-            case ("ask", rows, width, poison, timeout_s, priority):
+            case ("ask", rows, width, poison, timeout_s, priority, identity):
                 inputs = rows_of(rows, width, 1000.0 * number)
                 if poison:
                     inputs["x"][-1, 0] = POISON
                     poisoned.add(len(bench.asked))
-                bench.ask(inputs, timeout_s=timeout_s, priority=priority)
+                bench.ask(inputs, timeout_s=timeout_s, priority=priority, identity=identity)
             case ("cancel", which):
                 if bench.asked:
                     bench.asked[which % len(bench.asked)].call.cancel("left")
@@ -169,6 +170,78 @@ def test_a_poisoned_row_fails_alone(new_bench: Make, where: int) -> None:
             np.testing.assert_array_equal(asked.outcome.outputs["y"], asked.call.request.inputs["x"] * 2)
     # Halving: two runs a level and the first.
     assert len(bench.instance.batches) <= 2 * 3 + 1
+
+
+@pytest.mark.promise("P-36e")
+def test_who_poisons_again_and_again_runs_alone_and_its_mates_do_not_notice(new_bench: Make) -> None:
+    bench = new_bench(inline=False, max_queue=100_000)
+    for second in range(4):
+        bench.loop.now = 100.0 + second
+        for number in range(200):
+            bench.ask(rows_of(1, 1, POISON), identity="bad")
+            bench.ask(rows_of(1, 1, float(number)), identity="good")
+        bench.settle()
+    for asked in bench.asked:
+        expected = errors.InternalError if asked.call.identity == "bad" else inference.InferResponse
+        assert isinstance(asked.outcome, expected)
+    # A row of its own is one run, whoever sends it; what it cost others besides is what its budget allows.
+    failed = [batch for batch in bench.instance.batches if len(batch["x"]) > 1 and (batch["x"] == POISON).any()]
+    assert 4 < len(failed) < 4 * 64
+    assert sum(len(b["x"]) == MAX_ROWS and not (b["x"] == POISON).any() for b in bench.instance.batches) > 50
+
+
+@pytest.mark.promise("P-34")
+def test_no_more_than_one_run_goes_on_whatever_times_out(new_bench: Make) -> None:
+    bench = new_bench(inline=False, timeout_s=0.002)
+    for _ in range(200):
+        # The fake instance does not take a second run; each of its runs outlasts the calls in it.
+        bench.ask(rows_of(1, 1))
+        bench.loop.now += 0.001
+        bench.loop.turn()
+        if len(bench.asked) % 7 == 0:
+            bench.instance.finish()
+    bench.settle()
+    ended = [type(asked.outcome) for asked in bench.asked]
+    assert ended.count(errors.DeadlineExceeded) + ended.count(errors.Overloaded) > 100
+    saved = bench.batch.saved
+    assert saved["expired"] > 0
+    assert saved["cancelled"] == 0
+    ran = sum(len(batch["x"]) for batch in bench.instance.batches)
+    assert ran + saved["expired"] + sum(bench.batch.refused.values()) == 200
+
+
+@pytest.mark.promise("P-36")
+def test_a_full_queue_still_takes_whoever_has_less_than_its_part(new_bench: Make) -> None:
+    bench = new_bench(inline=False, max_queue=8)
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    heavy = [bench.ask(rows_of(1, 1), identity="heavy") for _ in range(12)]
+    light = [bench.ask(rows_of(1, 1), identity="light") for _ in range(5)]
+    assert [a.call.done for a in heavy] == [False] * 8 + [True] * 4
+    assert [a.call.done for a in light] == [False] * 4 + [True]
+    assert bench.batch.refused["queue_full"] == 5
+    assert isinstance(heavy[-1].outcome, errors.Overloaded)
+    assert bench.batch.refuses("heavy") is not None
+    assert bench.batch.refuses("third") is None
+    bench.settle()
+    assert bench.batch.refuses("heavy") is None
+
+
+def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once_and_never_while_all_is_idle(new_bench: Make) -> None:
+    bench = new_bench(inline=False)
+    for _ in range(20):
+        bench.ask(rows_of(1, 1))
+        bench.loop.turn()
+        bench.loop.now += 0.1
+        bench.instance.finish()
+    first = bench.ask(rows_of(1, 1), timeout_s=0.01)
+    bench.loop.turn()
+    assert not first.call.done
+    hopeless, possible = bench.ask(rows_of(1, 1), timeout_s=1e-5), bench.ask(rows_of(1, 1), timeout_s=5.0)
+    assert isinstance(hopeless.outcome, errors.Overloaded)
+    assert hopeless.outcome.retry_after_s >= 1
+    assert not possible.call.done
+    assert bench.batch.refused["deadline"] == 1
 
 
 def test_who_leaves_while_a_failed_batch_is_halved_is_not_run_again(new_bench: Make) -> None:
