@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 QUEUE_REQUESTS = 256
 QUEUE_BYTES = 32 * 1024 * 1024
 BATCH_ROWS = 64
-PAUSE_S = 0.02
+PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 # While this thread is in Python the loop waits for it: it is so for at most one part in so many.
 _AWAY = 200
 _WRITE_S = 5.0
@@ -126,8 +126,11 @@ class Shadow:
             if uniform() * 100 >= self.settings.share:
                 counts.skipped[0] += 1
                 return
+            if len(queue) >= QUEUE_REQUESTS:
+                counts.dropped[0] += 1
+                return
             size = sum(array.nbytes for array in request.inputs.values())
-            if len(queue) >= QUEUE_REQUESTS or self._taken - self._let_go + size > QUEUE_BYTES:
+            if self._taken - self._let_go + size > QUEUE_BYTES:
                 counts.dropped[0] += 1
                 return
             counts.mirrored[0] += 1
@@ -143,7 +146,7 @@ class Shadow:
         written = self._clock()
         while not self._ended.wait(pause):
             try:
-                pause = max(PAUSE_S, _AWAY * self.turn())
+                pause = min(max(PAUSE_S, _AWAY * self.turn()), LONGEST_PAUSE_S)
                 if self._clock() - written > _WRITE_S:
                     self._store.write()
                     written = self._clock()

@@ -139,7 +139,7 @@ def test_no_request_meets_an_arm_that_was_unloaded(packages: Any, monkeypatch: p
         return Machine(fresh)
 
     stateful.run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        machine, settings=settings(max_examples=25, stateful_step_count=20, deadline=None)
+        machine, settings=settings(max_examples=15, stateful_step_count=20, deadline=None)
     )
 
 
@@ -252,7 +252,7 @@ STEPS = ("load", "served", "unload", "find", "hold", "release", "work", "turn", 
 
 @pytest.mark.promise("P-38")
 def test_load_and_unload_are_linearizable(packages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.lists(st.sampled_from(STEPS), min_size=4, max_size=25))
     def drill(steps: list[str]) -> None:
         fresh = type(packages)()
