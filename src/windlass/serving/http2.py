@@ -11,7 +11,9 @@ import logging
 
 from windlass import errors
 from windlass.serving import http2_frames as frames
-from windlass.serving import http2_output, http2_rest, http2_session, listener, peers
+from windlass.serving import http2_output, http2_session, listener, peers, rpc_receivers
+from windlass.serving import http2_streams as streams
+from windlass.types import spec
 
 log = logging.getLogger(__name__)
 _LINGER_S = 2.0
@@ -22,7 +24,7 @@ _DRAIN_S = 1.0
 class Connection(asyncio.Protocol):
     """One peer. `receiver` says what answers a request."""
 
-    def __init__(self, context: listener.Listener, receiver: http2_session.Factory = http2_rest.receiver) -> None:
+    def __init__(self, context: listener.Listener, receiver: http2_session.Factory = rpc_receivers.receiver) -> None:
         self.peer = peers.LOCAL
         self._listener = context
         self._limits = context.limits
@@ -45,7 +47,7 @@ class Connection(asyncio.Protocol):
         self._session = http2_session.Session(context, self._receiver, output, self.peer)
         self._since = output.now = context.clock()
         context.connections.add(self)
-        output.push(http2_session.greeting(self._limits))
+        output.push(_greeting(self._limits))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
         """Drop whatever is under way."""
@@ -129,10 +131,13 @@ class Connection(asyncio.Protocol):
         return bool(session.partial) and now - session.partial_since > most and session.partial_stream() is None
 
     def _sweep_streams(self, now: float) -> None:
-        session, limits, coming = self._session, self._limits, self._session.partial_stream()
+        session, output, limits, coming = self._session, self._output, self._limits, self._session.partial_stream()
         for stream in tuple(session.streams.values()):
             waited = now - stream.since
-            if stream.stalled:
+            if not stream.alive:
+                if waited > _LINGER_S:
+                    output.reset(stream, frames.NO_ERROR)
+            elif stream.stalled:
                 if waited > limits.body_timeout_s:
                     session.stop(stream, frames.CANCEL, errors.Cancelled("the caller does not read its answer"))
             elif stream.timed and not stream.ended and waited > limits.header_timeout_s:
@@ -200,3 +205,15 @@ class Connection(asyncio.Protocol):
     def _drop(self, error: errors.WindlassError) -> None:
         for stream in tuple(self._session.streams.values()):
             self._session.give_up(stream, error)
+
+
+def _greeting(limits: spec.ServerLimits) -> bytes:
+    """What this side says first: its settings, and the connection's window."""
+    ours = {
+        frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
+        frames.INITIAL_WINDOW_SIZE: streams.WINDOW,
+        frames.FRAME_SIZE: http2_session.FRAME_SIZE,
+        frames.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
+        frames.NO_RFC7540_PRIORITIES: 1,
+    }
+    return frames.settings(ours) + frames.window_update(0, streams.CONNECTION_WINDOW - frames.DEFAULT_WINDOW)

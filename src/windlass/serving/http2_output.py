@@ -26,6 +26,7 @@ class Sending(Protocol):
 
     id: int
     window: int
+    since: float
     ended: bool
     on_ready: Callable[[], None] | None
 
@@ -142,11 +143,12 @@ class Output:
         self.push(frames.headers(stream, block, frames.END_STREAM if end else 0, self.frame_size))
 
     def finished(self, stream: Sending) -> None:
-        """Our side of a stream has ended; a peer that still sends is told that nobody reads it (8.1)."""
+        """Our side of a stream has ended; while the peer still sends, its stream stays, and nobody reads it."""
         if stream.ended:
             self.forget(stream)
         else:
-            self.reset(stream, frames.NO_ERROR)
+            stream.since = self.now
+            self.blocked.pop(stream.id, None)
 
     def reset(self, stream: Sending, code: int) -> None:
         """End a stream at once."""

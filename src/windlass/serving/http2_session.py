@@ -14,7 +14,6 @@ from windlass.serving import heads, http2_guard, http2_heads, http2_output, list
 from windlass.serving import http2_frames as frames
 from windlass.serving import http2_hpack as hpack
 from windlass.serving import http2_streams as streams
-from windlass.types import spec
 
 Factory: TypeAlias = Callable[[listener.Listener, streams.Stream, heads.RequestHead], streams.Receiver]
 # The longest frame that is read; a body of a megabyte comes in few of them.
@@ -24,18 +23,6 @@ _MAX_CONTINUATIONS = 32
 # With more than this unsent for want of windows, no request is taken.
 _MAX_QUEUED = 67_108_864
 _SKIPPED = 16
-
-
-def greeting(limits: spec.ServerLimits) -> bytes:
-    """What this side says first: its settings, and the connection's window."""
-    ours = {
-        frames.MAX_CONCURRENT_STREAMS: limits.max_streams,
-        frames.INITIAL_WINDOW_SIZE: streams.WINDOW,
-        frames.FRAME_SIZE: FRAME_SIZE,
-        frames.MAX_HEADER_LIST_SIZE: limits.max_header_bytes,
-        frames.NO_RFC7540_PRIORITIES: 1,
-    }
-    return frames.settings(ours) + frames.window_update(0, streams.CONNECTION_WINDOW - frames.DEFAULT_WINDOW)
 
 
 class Session:
@@ -163,6 +150,7 @@ class Session:
             return
         receiver = stream.receiver
         if receiver is None:
+            self._discard(stream, flags)
             return
         if flags & frames.END_STREAM:
             if stream.expected >= 0 and stream.size != stream.expected:
@@ -184,6 +172,15 @@ class Session:
         else:
             self._guard.control(self.now, self.opened, self.output.worth)
             stream.replenish()
+
+    def _discard(self, stream: streams.Stream, flags: int) -> None:
+        """The answer came before the end of the request: of the rest the window, which is not renewed, lets in little.
+
+        To reset the stream at once would be allowed (8.1), but clients take that for a failure of what they received.
+        """
+        if flags & frames.END_STREAM:
+            stream.ended = True
+            self.output.forget(stream)
 
     def _on_stray(self, number: int, stream: streams.Stream | None) -> None:
         """DATA for a stream that takes none (5.1)."""
@@ -280,12 +277,15 @@ class Session:
         except http2_heads.Malformed:
             self._violate(stream, frames.PROTOCOL_ERROR)
             return
-        if not flags & frames.END_STREAM or stream.expected not in (-1, stream.size):
+        early = stream.receiver is not None and stream.expected not in (-1, stream.size)
+        if not flags & frames.END_STREAM or early:
             self._violate(stream, frames.PROTOCOL_ERROR)
             return
+        if stream.receiver is None:
+            self._discard(stream, flags)
+            return
         stream.ended = True
-        if stream.receiver is not None:
-            stream.receiver.complete(self.now)
+        stream.receiver.complete(self.now)
 
     def _on_other(self, kind: int, data: bytes, start: int, end: int, flags: int, number: int) -> None:
         """Frames that bring no request."""
@@ -348,8 +348,12 @@ class Session:
 
     def _on_reset(self, number: int, size: int) -> None:
         _expect(size == 4, number != 0 and not self._idle(number))
-        self._guard.reset(self.now)
         stream = self.streams.get(number)
+        if stream is None or not stream.alive:
+            # It has its answer: nothing is saved, and nothing was done for nothing.
+            self._guard.control(self.now, self.opened, self.output.worth)
+        else:
+            self._guard.reset(self.now)
         if stream is not None:
             self.give_up(stream, errors.Cancelled("the caller gave up"))
 
@@ -374,7 +378,8 @@ class Session:
     def stop(self, stream: streams.Stream, code: int, error: errors.WindlassError) -> None:
         """Reset a stream and drop its work."""
         receiver = stream.receiver
-        stream.reset(code)
+        stream.close()
+        self.output.reset(stream, code)
         if receiver is not None:
             receiver.end(error)
 

@@ -83,8 +83,8 @@ def test_refusals_come_before_the_body_and_stop_it(
     fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", target)]
     fields += [] if more and more[0][0] == b"host" else [(b":authority", b"127.0.0.1")]
     found = peer.say(wire.headers(1, *more, end=False, fields=fields))
-    assert [one.kind for one in found] == [wire.HEADERS, wire.DATA, wire.RST_STREAM]
-    assert (peer.fields(found[0])[b":status"], wire.code(found[2])) == (status, 0)
+    assert wire.kinds(found) == ["HEADERS", "DATA"]
+    assert peer.fields(found[0])[b":status"] == status
     peer.server.check_settled()
 
 
@@ -92,8 +92,8 @@ def test_a_body_larger_than_the_limit_is_not_kept(connect: Any, wire: Any) -> No
     peer = connect(echo=False, max_body=100_000)
     peer.say(wire.headers(1, end=False))
     found = peer.say(*[wire.frame(wire.DATA, 0, 1, bytes(16_384))] * 7)
+    assert wire.kinds(found) == ["HEADERS", "DATA"]
     assert peer.fields(found[0])[b":status"] == b"413"
-    assert wire.code(found[-1]) == 0
     peer.server.check_settled()
 
 
