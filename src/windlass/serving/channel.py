@@ -155,6 +155,11 @@ class Channel(asyncio.Protocol):
         self._last = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def open(self) -> bool:
+        """Whether the other side is there."""
+        return self._transport is not None
+
     def tell(self, body: Body) -> None:
         """Send what wants no answer."""
         self._send(Question(0, body))

@@ -27,10 +27,13 @@ class Judge:
         self._clock = clock
         self._deaths: list[float] = []
         self._since = clock()
+        # Those while the spec in force was.
+        self._own: list[float] = []
 
     def in_force(self) -> None:
         """Another spec came into force: it is on trial, and none of the deaths so far is its own."""
         self._since = self._clock()
+        self._own = []
 
     def died(self) -> float:
         """A worker died; the seconds to wait before its place is filled again."""
@@ -38,6 +41,7 @@ class Judge:
         self._deaths = [at for at in self._deaths if now - at < _FORGET_S]
         before = len(self._deaths)
         self._deaths.append(now)
+        self._own = [*(at for at in self._own if now - at < WINDOW_S), now]
         return 0.0 if before == 0 else min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** min(before - 1, 16))
 
     @property
@@ -48,5 +52,4 @@ class Judge:
     @property
     def looping(self) -> bool:
         """Whether the spec in force is to blame."""
-        start = max(self._since, self._clock() - WINDOW_S)
-        return self.on_trial and sum(at >= start for at in self._deaths) >= self._most
+        return self.on_trial and len(self._own) >= self._most

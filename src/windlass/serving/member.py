@@ -22,7 +22,7 @@ from windlass import errors
 from windlass.serving import channel
 from windlass.types import spec
 
-STARTING, SERVING, LEAVING = "starting", "serving", "leaving"
+STARTING, SERVING, LEAVING, KILLED = "starting", "serving", "leaving", "killed"
 
 
 class Shared(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ class Member:
         try:
             return await self.channel.ask(body, timeout_s)
         except errors.Unavailable as e:
-            if self.alive:
+            if self.channel.open:
                 raise
             raise errors.Unavailable(f"{self.name} ended before it had answered") from e
 
@@ -101,8 +101,8 @@ class Member:
 
     @property
     def alive(self) -> bool:
-        """Whether its end has not been seen."""
-        return not self.ended.done() and self._process.poll() is None
+        """Whether its end has neither been seen nor brought about."""
+        return self.state != KILLED and not self.ended.done()
 
     async def leave(self, within_s: float) -> None:
         """Have it finish what is in flight and end; kill it if it has not within this time."""
@@ -111,10 +111,14 @@ class Member:
         try:
             await asyncio.wait_for(asyncio.shield(self.ended), within_s)
         except TimeoutError:
-            self.kill()
+            self._kill()
             await self.ended
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once; its place is filled again."""
+        self.state = KILLED
+        self._kill()
+
+    def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGKILL)
