@@ -115,7 +115,9 @@ class Door:
                 permit.arms.clear()
             action = permit.match.route.action
             infer = action.infer if isinstance(action, base.RpcInfer) else permit.infer
-            own = permit.arms[model, _MESSAGE] = msgspec.structs.replace(permit, view=view, infer=infer, series=None, arms={})
+            own = permit.arms[model, _MESSAGE] = msgspec.structs.replace(
+                permit, view=view, infer=infer, series=None, arms={}
+            )
         if caller.allowance is not None:
             caller.allowance.take()
         return own
@@ -153,7 +155,12 @@ class Door:
             self._check_host(host)
         if b"origin" in headers:
             _check_origin(headers[b"origin"], host)
-        match = self.table.find(head.method, head.target)
+        try:
+            match = self.table.find(head.method, head.target)
+        except errors.WindlassError:
+            # Who is not known is not told what there is.
+            self._caller(headers)
+            raise
         caller = identity.LOCAL if match.permission == "health" else self._caller(headers)
         if match.permission != "health" and match.permission not in caller.scopes:
             if caller is identity.LOCAL:
