@@ -110,8 +110,6 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._runs = 0
-        # Calls that left before a run, by why.
-        self.saved = dict.fromkeys(("expired", "cancelled"), 0)
 
     @property
     def queued_rows(self) -> int:
@@ -191,7 +189,7 @@ class Batcher:
         """A held call ended while it waited: it leaves at once and never reaches the model."""
         self._queues.discard(call)
         late = call.deadline is not None and call.deadline <= self._clock()
-        self.saved["expired" if late else "cancelled"] += 1
+        self._series.saved[counters.LATE if late else counters.LEFT] += 1
 
     def refuses(self, caller: str) -> errors.WindlassError | None:
         """The error for a request of this caller that would find no room now. Asked before its body is read."""
@@ -278,7 +276,7 @@ class Batcher:
         for call in calls:
             call.held_by(None)
             if call.fail(errors.DeadlineExceeded("the deadline passed before there was an answer")):
-                self.saved["expired"] += 1
+                self._series.saved[counters.LATE] += 1
 
     def _run_again(self, failed: _Failed) -> None:
         """Run a part of a batch that failed: who is still there, and is not one to be run alone."""

@@ -16,6 +16,7 @@ SECONDS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1
 OK, FAILED, EXPIRED, CANCELLED, REJECTED = range(5)
 OUTCOMES = ("ok", "failed", "expired", "cancelled", "rejected")
 # Why a request left the queue before its run, which was saved.
+LATE, LEFT = range(2)
 SAVED = ("expired", "cancelled")
 # Runs are told by their exact rows up to here, then by the next power of two.
 EXACT_ROWS = 64
