@@ -146,6 +146,6 @@ def test_an_http_request_is_whole() -> None:
     ]
     assert sent == b"bb"
     assert [request.weight for request in target.requests] == [1, 3]
-    for wrong in (lambda: load.http("ftp://h", b""), lambda: load.http("http://h", [b"a"], weights=[1, 2])):
+    for url, bodies, weights in (("ftp://h", [b""], []), ("http://h", [b"a"], [1, 2])):
         with pytest.raises(errors.UsageError):
-            wrong()
+            load.http(url, bodies, weights=weights)
