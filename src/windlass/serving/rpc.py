@@ -26,15 +26,15 @@ class Rpc(rpc_question.RpcQuestion):
     refused: bool = False
     _body: bytes | bytearray = b""
     _parts: int = 0
-    _timeout_s: float | None = None
     _encoding: bytes = b""
 
     def admit(self) -> None:
         """Ask the door; a refusal ends the call at once."""
+        headers = self.head.headers
         try:
             self.permit = rpc_messages.admit(self._listener, self.head)
-            self._timeout_s = rpc_messages.timeout_of(self.head.headers)
-            self._encoding = rpc_messages.encoding_of(self.head.headers)
+            if b"grpc-encoding" in headers:
+                self._encoding = rpc_messages.encoding_of(headers)
         except errors.WindlassError as e:
             self.refuse(e)
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
@@ -81,12 +81,6 @@ class Rpc(rpc_question.RpcQuestion):
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
             self.fail(self._unexpected(e))
 
-    def _submit(self, permit: heads.Permit, view: directory.ModelView, request: inference.InferRequest) -> None:
-        timeout = self._timeout_s
-        if timeout is not None and (request.timeout_s is None or request.timeout_s > timeout):
-            request = msgspec.structs.replace(request, timeout_s=timeout)
-        super()._submit(permit, view, request)
-
     def _tell(self, message: bytes, extra: base.Fields) -> None:
         """The answer; one to a caller that compresses is compressed, if it is long in the thread pool."""
         self._settle()
@@ -112,3 +106,24 @@ class Rpc(rpc_question.RpcQuestion):
             self._log(write, statuses.OK, 0, statuses.grpc_status(error))
         head = rpc_messages.opening(self.request_id)
         self._peer.send_block(head + rpc_messages.block(rpc_messages.ending(error)), end=True)
+
+
+class TimedRpc(Rpc):
+    """A call whose caller waits only so long."""
+
+    _timeout_s: float | None = None
+
+    def admit(self) -> None:
+        """Read the time, then ask the door."""
+        try:
+            self._timeout_s = rpc_messages.timeout_of(self.head.headers)
+        except errors.InvalidInput as e:
+            self.refuse(e)
+            return
+        super().admit()
+
+    def _submit(self, permit: heads.Permit, view: directory.ModelView, request: inference.InferRequest) -> None:
+        timeout = self._timeout_s
+        if timeout is not None and (request.timeout_s is None or request.timeout_s > timeout):
+            request = msgspec.structs.replace(request, timeout_s=timeout)
+        super()._submit(permit, view, request)

@@ -32,6 +32,9 @@ _PLAIN = bytes(byte for byte in range(0x20, 0x7F) if byte != 0x25)
 _ESCAPED = [bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in range(256)]
 _ID = hpack.encode([(b"x-request-id", b"")])[:-1]
 _LONGEST_ID = 0x7E
+# The head of an answer up to the request id, by the length of the id.
+_HEADS = [http2_streams.GRPC_HEAD + _ID + bytes((size,)) for size in range(_LONGEST_ID + 1)]
+_METHODS = (base.RpcInfer, base.RpcQuery)
 
 
 class Stream(Protocol):
@@ -77,7 +80,7 @@ def admit(context: listener.Listener, head: heads.RequestHead) -> heads.Permit:
         permit = context.door.admit(head)
     except (errors.NotFound, errors.MethodNotAllowed):
         raise errors.Unsupported("there is no such gRPC method on this server") from None
-    if not isinstance(permit.match.route.action, base.RpcInfer | base.RpcQuery):
+    if not isinstance(permit.match.route.action, _METHODS):
         raise errors.Unsupported("this path is no gRPC method: ask it as its protocol does")
     return permit
 
@@ -163,7 +166,7 @@ def framed(message: bytes, encoding: bytes = b"") -> bytes:
 def opening(request_id: str, encoding: bytes = b"") -> bytes:
     """The head of an answer."""
     name = request_id.encode()[:_LONGEST_ID]
-    head = b"%b%b%c%b" % (http2_streams.GRPC_HEAD, _ID, len(name), name)
+    head = _HEADS[len(name)] + name
     return head + hpack.encode([(b"grpc-encoding", encoding)]) if encoding else head
 
 

@@ -10,16 +10,13 @@ from windlass import errors
 from windlass.protocols import base
 from windlass.serving import heads, http2_rest, http2_streams, listener, rpc, rpc_messages, rpc_streams
 
-_GRPC = b"application/grpc"
-
 
 def receiver(
     context: listener.Listener, stream: http2_streams.Stream, head: heads.RequestHead
 ) -> http2_streams.Receiver:
     """The receiver of one request."""
     headers = head.headers
-    kind = headers.get(b"content-type", b"")
-    if not kind.startswith(_GRPC) or not rpc_messages.is_readable(kind):
+    if not rpc_messages.is_readable(headers.get(b"content-type", b"")):
         # A gRPC method that is asked so is refused there.
         return http2_rest.receiver(context, stream, head)
     request_id = context.request_id(headers.get(b"x-request-id"))
@@ -29,7 +26,8 @@ def receiver(
     if isinstance(action, base.RpcQuery) and action.stream:
         kind_of_stream = rpc_streams.Conversation if action.stream == "each" else rpc_streams.Watch
         return kind_of_stream(context, stream, head, request_id)
-    return rpc.Rpc(stream, context, head, request_id)
+    unary = rpc.TimedRpc if b"grpc-timeout" in headers else rpc.Rpc
+    return unary(stream, context, head, request_id)
 
 
 def _action(context: listener.Listener, head: heads.RequestHead) -> object:
