@@ -93,7 +93,7 @@ def test_a_shadow_finds_a_planted_difference(packages: Any, start_server: Callab
     assert first["model_version"] == "1"
     for _ in range(5):
         httpx.post(url, content=BODY)
-    for _ in range(100):
+    for _ in range(600):
         shadow = _outcomes(server)["shadow"]
         if shadow["compared"] == 6:
             break
@@ -104,7 +104,7 @@ def test_a_shadow_finds_a_planted_difference(packages: Any, start_server: Callab
     _apply(server, 2, msgspec.structs.replace(endpoint, shadow=spec.Shadow(again)))
     for _ in range(5):
         httpx.post(url, content=BODY)
-    for _ in range(100):
+    for _ in range(600):
         shadow = _outcomes(server)["shadow"]
         if shadow["compared"] == 11:
             break

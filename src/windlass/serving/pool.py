@@ -297,10 +297,10 @@ class Pool:
             old = self.served.pop(name, None)
         if old is not None:
             self._retire(old)
-            # A request may hold it, or what was there before it, for long: no other change waits for that.
-            freed = [waits for part, waits in self._closing.items() if part.identity.name == name]
-            if freed:
-                await asyncio.wait(freed)
+        # What is left of it in memory drains now: a request may hold it for long, and no other change waits for that.
+        freed = [waits for part, waits in self._closing.items() if part.identity.name == name]
+        if freed:
+            await asyncio.wait(freed)
 
 
 def _parts(routing: router.Routing) -> tuple[Part, ...]:

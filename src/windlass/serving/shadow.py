@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 QUEUE_REQUESTS = 256
 QUEUE_BYTES = 32 * 1024 * 1024
 BATCH_ROWS = 64
-PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+PAUSE_S, LONGEST_PAUSE_S = 0.02, 5.0
 # While this thread is in Python the loop waits for it: it is so for at most one part in so many.
 _AWAY = 200
 _WRITE_S = 5.0
