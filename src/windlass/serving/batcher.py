@@ -232,7 +232,9 @@ class Batcher:
             elif self._lane:
                 ran += self._run_lane()
             elif self._queues.rows:
-                key, calls, expired = self._queues.take(self._clock(), self._limit, self._suspects.alone)
+                key, calls, expired = self._queues.take(
+                    self._clock(), self._limit, self._costs.run_s, self._suspects.alone
+                )
                 self._expire(expired)
                 if calls:
                     for call in calls:

@@ -25,17 +25,24 @@ _STRETCH = 4.0
 _LATEST_S = 5.0
 # A heap is rebuilt when half of it, and more than this, are calls that ended.
 _DEAD = 16
+# A call that has less than this part of a run left is as good as expired: its run would be for nobody.
+_SURE = 0.8
+# And a batch grows no further when so much more than its predicted run would pass a deadline in it.
+_CAUTION = 1.1
 _REMEMBERED = 64
 
 
 class _Ticket:
-    """A call that waits; `call` is None once it left."""
+    """A call that waits; `call` is None once it left. After `latest` a run would come too late."""
 
-    __slots__ = ("bucket", "call", "cost", "level", "tenant")
+    __slots__ = ("bucket", "call", "cost", "latest", "level", "tenant")
 
-    def __init__(self, call: inference.Call, cost: float, level: _Level, tenant: _Tenant, bucket: _Bucket) -> None:
+    def __init__(
+        self, call: inference.Call, cost: float, run_s: float, level: _Level, tenant: _Tenant, bucket: _Bucket
+    ) -> None:
         self.call: inference.Call | None = call
         self.cost = cost
+        self.latest = math.inf if call.deadline is None else call.deadline - _SURE * run_s
         self.level = level
         self.tenant = tenant
         self.bucket = bucket
@@ -116,6 +123,32 @@ class _Level:
             self.tags[tenant.identity] = tenant.tag
 
 
+class _Fits:
+    """What a batch has room for: rows, and the time until the first of its deadlines."""
+
+    __slots__ = ("_key", "_run_s", "_until", "limit", "now", "rows")
+
+    def __init__(
+        self, now: float, limit: int, key: contract.ShapeKey, run_s: Callable[[contract.ShapeKey, int], float]
+    ) -> None:
+        self.now = now
+        self.limit = limit
+        self.rows = 0
+        self._key, self._run_s = key, run_s
+        self._until = math.inf
+
+    def add(self, call: inference.Call) -> bool:
+        """Make the batch larger by a call, unless it would not fit; the first always does."""
+        rows = self.rows + call.request.rows
+        until = self._until if call.deadline is None else min(self._until, call.deadline)
+        if self.rows and (
+            rows > self.limit or (until < math.inf and self.now + self._run_s(self._key, rows) * _CAUTION > until)
+        ):
+            return False
+        self.rows, self._until = rows, until
+        return True
+
+
 class Queues:
     """All calls that wait for one model. `rows` are those of live calls."""
 
@@ -150,7 +183,7 @@ class Queues:
             due = call.arrived + _DUE_S + _STRETCH * run_s
         else:
             due = min(call.deadline, call.arrived + _LATEST_S)
-        ticket = self._tickets[id(call)] = _Ticket(call, cost_s, level, tenant, bucket)
+        ticket = self._tickets[id(call)] = _Ticket(call, cost_s, run_s, level, tenant, bucket)
         heapq.heappush(bucket.heap, (due, next(self._numbers), ticket))
         bucket.live += 1
         rows = call.request.rows
@@ -187,12 +220,13 @@ class Queues:
         self,
         now: float,
         rows_of: Callable[[contract.ShapeKey], int],
+        run_s: Callable[[contract.ShapeKey, int], float],
         alone: Callable[[str, float], bool],
     ) -> tuple[contract.ShapeKey, list[inference.Call], list[inference.Call]]:
-        """The next batch: its bucket, its calls, and those that were found to have expired.
+        """The next batch: its bucket, its calls, and those that expired, or are sure to before their run is over.
 
-        `rows_of` is the most rows of a run of a bucket, unless one call has more. Callers that are `alone` share no
-        run. There may be no call left to run.
+        `rows_of` is the most rows of a run of a bucket, unless one call has more; `run_s` the seconds of a run with so
+        many, which nobody's deadline is passed for. Callers that are `alone` share no run. There may be no call left.
         """
         level = self._next_level(now)
         level.served = now
@@ -203,14 +237,15 @@ class Queues:
         calls: list[inference.Call] = []
         expired: list[inference.Call] = []
         if alone(tenant.identity, now):
-            self._fill([(tenant.tag, 0, tenant)], key, now=now, limit=1, into=(calls, expired))
+            fits = _Fits(now, 1, key, run_s)
+            self._fill([(tenant.tag, 0, tenant)], key, fits, into=(calls, expired))
         else:
             sharing = [
                 (other.tag, number, other)
                 for number, other in enumerate(level.tenants.values())
                 if key in other.buckets and (other is tenant or not alone(other.identity, now))
             ]
-            self._fill(sharing, key, now=now, limit=limit, into=(calls, expired))
+            self._fill(sharing, key, _Fits(now, limit, key, run_s), into=(calls, expired))
         return key, calls, expired
 
     def _next_level(self, now: float) -> _Level:
@@ -225,24 +260,21 @@ class Queues:
         self,
         sharing: list[tuple[float, int, _Tenant]],
         key: contract.ShapeKey,
-        *,
-        now: float,
-        limit: int,
+        batch: _Fits,
         into: tuple[list[inference.Call], list[inference.Call]],
     ) -> None:
         """Take calls of one bucket, each from the tenant with the least tag, while they fit."""
         calls, expired = into
-        rows = 0
         heapq.heapify(sharing)
-        while sharing and (rows < limit or not calls):
+        while sharing and (batch.rows < batch.limit or not calls):
             _, number, tenant = sharing[0]
             bucket = tenant.buckets[key]
             ticket = bucket.head()[2]
             call = ticket.call
             if call is None:
                 raise AssertionError("unreachable")
-            late = call.deadline is not None and call.deadline <= now
-            if not late and calls and rows + call.request.rows > limit:
+            late = ticket.latest <= batch.now
+            if not late and not batch.add(call):
                 # Somebody behind may have less.
                 heapq.heappop(sharing)
                 continue
@@ -251,7 +283,6 @@ class Queues:
                 expired.append(call)
             else:
                 calls.append(call)
-                rows += call.request.rows
                 tenant.tag += ticket.cost
             self._remove(ticket, call)
             if bucket.live:
