@@ -1,7 +1,8 @@
 """The exposure log: one line for each request whose arm was drawn, to which labels and outcomes are joined later.
 
-Noted by routers on the loop, written by one thread to append-only segments, one file a process at a time. Must never
-make the loop wait for the disk (what the disk cannot take is counted and lost), and never hold a sticky key itself.
+Noted by routers on the loop, written by one thread to append-only segments, one file a process at a time; a crash loses
+what was noted in its last moment (`FLUSH_S`). Must never make the loop wait for the disk (what the disk cannot take is
+counted and lost), and never hold a sticky key itself.
 """
 
 from __future__ import annotations
