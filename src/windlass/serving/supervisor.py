@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -153,6 +154,8 @@ def main() -> None:
     parser.add_argument("--ready-fd", type=int, help="a file descriptor that is told the addresses")
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     options = parser.parse_args()
+    # Keys that callers sent are in memory: no file is to be made of it.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
     )
