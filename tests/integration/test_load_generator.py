@@ -75,12 +75,18 @@ def serving(asked: Asked) -> Iterator[plan.Target]:
 
 def test_latencies_of_a_queue_are_those_that_theory_gives() -> None:
     """M/D/1: one server, a fixed service time, Poisson arrivals. Each sojourn follows from the arrivals (Lindley)."""
-    free_at = 0.0
+    free_at, served = 0.0, []
 
     def asked(reply: Callable[[bytes], None], _close: Callable[[], None]) -> None:
         nonlocal free_at
-        free_at = max(free_at, time.perf_counter()) + SERVICE_S
-        asyncio.get_running_loop().call_later(free_at - time.perf_counter(), reply, ANSWER)
+        came = time.perf_counter()
+        free_at = max(free_at, came) + SERVICE_S
+
+        def finish() -> None:
+            served.append(time.perf_counter() - came)
+            reply(ANSWER)
+
+        asyncio.get_running_loop().call_later(free_at - came, finish)
 
     with serving(asked) as target:
         told = load.open_loop(target, rate=35, seconds=2.5)
@@ -90,8 +96,11 @@ def test_latencies_of_a_queue_are_those_that_theory_gives() -> None:
         sojourns.append(done - at)
     assert told.outcomes == report.Outcomes(ok=len(sojourns))
     for q in (0.1, 0.5, 0.9):
-        # Timers of both sides, on a machine that does other things as well.
-        assert told.quantile(q) == pytest.approx(float(np.quantile(sojourns, q)), rel=0.1, abs=0.006)
+        found, true = told.quantile(q), float(np.quantile(served, q, method="inverted_cdf"))
+        # Never less than what the server knows it took; more by the way there and back, and the generator's own delay.
+        assert true * 0.99 <= found <= true * 1.01 + told.lag.quantile(0.9) + 0.006
+        # And what it took is what theory says, as far as the timers of a machine that does other things are exact.
+        assert found == pytest.approx(float(np.quantile(sojourns, q)), rel=0.1, abs=0.015)
 
 
 def test_a_stall_shows_in_full_in_an_open_loop_and_hides_in_a_closed_one() -> None:

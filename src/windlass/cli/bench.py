@@ -15,7 +15,7 @@ import msgspec
 
 from windlass import errors
 from windlass.cli import bench_page, bench_results, bench_subjects, bench_tune, output
-from windlass.client import capacity, inputs, machine, targets
+from windlass.client import capacity, inputs, machine, processes, targets
 
 _QUICK = {"connections": (1, 16, 64), "shares": (0.5, 0.8, 1.2), "seconds": 1.0}
 _TIME = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
@@ -114,7 +114,9 @@ def bench(context: output.Context, /, named: tuple[str, ...], **wished: Any) -> 
                 where = bench_subjects.cores(wishes.generators)
                 subject = held.enter_context(bench_subjects.started(context.settings, text, asking, where))
             subjects.append(msgspec.structs.replace(subject, name=name))
-        found = capacity.Measurement(subjects, _placed(wishes, named), context.say)
+        method = _placed(wishes, named)
+        running = held.enter_context(processes.Generators(method.generators, method.cores))
+        found = capacity.Measurement(subjects, method, context.say, running.run)
         found.measure()
     if wishes.page is not None:
         wishes.page.write_text(bench_page.page(found, wishes.price, facts), encoding="utf-8")

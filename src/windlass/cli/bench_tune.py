@@ -12,7 +12,7 @@ import msgspec
 
 from windlass import references, settings
 from windlass.cli import bench_subjects, output
-from windlass.client import capacity, figures, report
+from windlass.client import capacity, figures, processes, report
 from windlass.types import spec
 
 _UNDER_WAY = 64
@@ -56,8 +56,8 @@ def tune(
         for wanted, rounds in zip(tried, came, strict=True):
             changed = msgspec.convert({**msgspec.to_builtins(endpoint), **wanted}, spec.Endpoint)
             with bench_subjects.started(configuration, ref, asking, where, changed) as subject:
-                measurement = capacity.Measurement([subject], method, say)
-                done = measurement.run(measurement.planned(subject, "closed", _UNDER_WAY, method.seconds))
+                planned = capacity.planned(subject, "closed", _UNDER_WAY, method.seconds)
+                done = processes.run(planned, generators=method.generators, cores=method.cores)
             _sound(done)
             rounds.append(done.throughput)
             say(f"{wanted or 'as it is'}, round {turn + 1}: {done.throughput:,.0f} answers/s")

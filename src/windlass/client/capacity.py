@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from windlass import errors
-from windlass.client import figures, histogram, plan, processes, report
+from windlass.client import figures, histogram, plan, report
 
 WARM_SHARE, LEAST_WARM_S = 0.2, 0.3
 # A server that loses more than this share of its requests does not carry the load.
@@ -112,16 +112,14 @@ class Held(msgspec.Struct, frozen=True):
 class Measurement:
     """What is measured of several servers, kept as it comes: an interrupt leaves what is there."""
 
-    def __init__(
-        self, subjects: Sequence[Subject], method: Method, say: Callable[[str], None], run: Run | None = None
-    ) -> None:
-        """`run` carries out one plan; by default in `method.generators` processes."""
+    def __init__(self, subjects: Sequence[Subject], method: Method, say: Callable[[str], None], run: Run) -> None:
+        """`run` carries out one plan, as `processes.Generators` does."""
         self.subjects, self.method = tuple(subjects), method
         self.points: list[Point] = []
         self.held: dict[str, Held] = {}
         self.interrupted = False
         self._say = say
-        self.run = run or (lambda planned: processes.run(planned, generators=method.generators, cores=method.cores))
+        self._run = run
 
     def measure(self) -> None:
         """All of it; returns early at an interrupt."""
@@ -189,33 +187,12 @@ class Measurement:
                 for subject in self.subjects:
                     if subject.name in asked:
                         value = asked[subject.name]
-                        planned = self.planned(subject, kind, value, self.method.seconds, seed=turn + 1)
-                        done = self.run(planned)
+                        done = self._run(planned(subject, kind, value, self.method.seconds, seed=turn + 1))
                         came[subject.name].append(done)
                         load = f"{value:g} under way" if kind == "closed" else f"{value:,.0f}/s offered"
                         self._say(f"{subject.name}, {load}, round {turn + 1}: {done.throughput:,.0f} answers/s")
         finally:
             self.points.extend(Point(name, kind, asked[name], tuple(done)) for name, done in came.items() if done)
-
-    def planned(self, subject: Subject, kind: str, asked: float, seconds: float, seed: int = 1) -> plan.Plan:
-        """The plan of one measurement."""
-        warm_s = max(LEAST_WARM_S, WARM_SHARE * seconds)
-        if kind == "open":
-            streams = _STREAMS if subject.target.transport == "grpc" else 1
-            connections = 16 if streams > 1 else 64
-            return plan.Plan(
-                subject.target,
-                seconds,
-                rate=asked,
-                warm_s=warm_s,
-                seed=seed,
-                connections=connections,
-                streams=streams,
-            )
-        grpc = subject.target.transport == "grpc"
-        connections = max(1, int(asked) // _STREAMS) if grpc else int(asked)
-        streams = int(asked) // connections if grpc else 1
-        return plan.Plan(subject.target, seconds, connections=connections, streams=streams, warm_s=warm_s, seed=seed)
 
     def _bisect(self, subject: Subject) -> None:
         """The rate at which the p99 still holds, between none and somewhat more than the capacity."""
@@ -226,7 +203,7 @@ class Measurement:
         for _ in range(_BISECTIONS):
             rate = (low + high) / 2
             seconds = min(_LONGEST_S, max(self.method.seconds, 1.2 * histogram.needed(0.99) / rate))
-            done = self.run(self.planned(subject, "open", rate, seconds))
+            done = self._run(planned(subject, "open", rate, seconds))
             p99 = done.quantile(0.99)
             lost = 1 - done.answered / max(1, done.scheduled)
             holds = done.latency.enough(0.99) and p99 <= self.method.slo_s and lost <= MOST_LOST
@@ -236,6 +213,25 @@ class Measurement:
             else:
                 high = rate
             self.held[subject.name] = best
+
+
+def planned(subject: Subject, kind: str, asked: float, seconds: float, seed: int = 1) -> plan.Plan:
+    """The plan of one measurement; calls over gRPC share connections."""
+    grpc = subject.target.transport == "grpc"
+    if kind == "open":
+        connections, streams = (16, _STREAMS) if grpc else (64, 1)
+    else:
+        connections = max(1, int(asked) // _STREAMS) if grpc else int(asked)
+        streams = int(asked) // connections if grpc else 1
+    return plan.Plan(
+        subject.target,
+        seconds,
+        rate=asked if kind == "open" else 0.0,
+        connections=connections,
+        streams=streams,
+        warm_s=max(LEAST_WARM_S, WARM_SHARE * seconds),
+        seed=seed,
+    )
 
 
 def refusal(doubt: str) -> errors.GateRefused:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -140,15 +139,12 @@ def test_the_interval_is_as_wide_as_the_rounds_differ() -> None:
 
 
 def test_the_warm_up_is_a_fifth_and_calls_share_connections() -> None:
-    make: Callable[..., capacity.Measurement] = lambda: capacity.Measurement(  # noqa: E731
-        [subject("a")], capacity.Method(), lambda _: None
-    )
     called = capacity.Subject("g", plan.Target("g", 1, (plan.Request(b""),), transport="grpc"))
-    assert make().planned(subject("a"), "closed", 64, 3.0).warm_s == pytest.approx(0.6)
-    assert make().planned(subject("a"), "closed", 64, 0.5).warm_s == pytest.approx(0.3)
+    assert capacity.planned(subject("a"), "closed", 64, 3.0).warm_s == pytest.approx(0.6)
+    assert capacity.planned(subject("a"), "closed", 64, 0.5).warm_s == pytest.approx(0.3)
     for wanted in (1, 4, 16, 64, 256):
-        planned = make().planned(called, "closed", wanted, 1.0)
-        assert planned.connections * planned.streams == wanted
+        made = capacity.planned(called, "closed", wanted, 1.0)
+        assert made.connections * made.streams == wanted
 
 
 def test_what_a_million_cost() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -60,7 +61,7 @@ class Owner:
 
 def pieces(data: bytes, cuts: list[int]) -> Iterator[bytes]:
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    return (data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b)
+    return (data[a:b] for a, b in itertools.pairwise(edges) if a < b)
 
 
 def http(kind: Callable[[Any], Any] = http_connection.Http1) -> tuple[Any, Owner, Transport]:
