@@ -15,6 +15,7 @@ import httpx
 import msgspec
 import numpy as np
 import pytest
+from tritonclient import grpc
 
 from windlass.client import load
 from windlass.serving import disagreements, exposures
@@ -116,3 +117,27 @@ def test_a_shadow_finds_a_planted_difference(packages: Any, start_server: Callab
     assert tensor_codec.unpack(kept[0].answer)["y"].ravel().tolist() == pytest.approx(first["outputs"][0]["data"])
     inputs = tensor_codec.unpack(kept[0].inputs)["x"]
     assert np.array_equal(inputs, np.full((1, 30), 0.5, np.float32))
+
+
+def test_a_sticky_key_has_one_arm_over_both_transports(
+    packages: Any, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    endpoint = spec.Endpoint("m", _arms(packages, 50), threads=1, sticky="header:X-User", salt="pepper")
+    server = start_server(endpoint, state=str(tmp_path), workers=1)
+    rows = grpc.InferInput("x", [1, 30], "FP32")
+    rows.set_data_from_numpy(np.ones((1, 30), np.float32))
+    with (
+        grpc.InferenceServerClient(server.url.removeprefix("http://")) as client,
+        httpx.Client(base_url=server.url) as plain,
+    ):
+        for user in range(20):
+            by_grpc = client.infer("m", [rows], headers={"x-user": f"u{user}"}).get_response().model_version
+            answer = plain.post("/v2/models/m/infer", content=BODY, headers={"X-User": f"u{user}"})
+            assert answer.json()["model_version"] == by_grpc
+    server.server.stop()
+    every = list(exposures.read(tmp_path, "m"))
+    assert (len(every), {e.how for e in every}) == (40, {"sticky"})
+    assert len({e.key for e in every}) == 20
+    assert {e.arm for e in every} == {"1", "2"}
+    written = b"".join(path.read_bytes() for path in (tmp_path / "exposures" / "m").iterdir())
+    assert b"u17" not in written
