@@ -22,6 +22,7 @@ STATE = frozenset(
         "serving/exchange.py:Exchange",
         "serving/heads.py:Permit",
         "serving/heads.py:RequestHead",
+        "serving/http2_streams.py:Stream",
         "types/inference.py:Call",
     }
 )

@@ -78,6 +78,7 @@ def one(w: Any, connect: Any, server: Any, seed: int) -> None:
     server.check_settled()
 
 
+@pytest.mark.promise("P-36c")
 @pytest.mark.parametrize("part", range(4))
 def test_ten_thousand_wrong_connections(connect: Any, wire: Any, part: int, caplog: Any) -> None:
     server = connect().server

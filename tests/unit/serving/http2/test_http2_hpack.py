@@ -43,6 +43,7 @@ def test_blocks_mean_what_they_mean_to_hpack(blocks: Any) -> None:
         assert ours._size == theirs.header_table._current_size
 
 
+@pytest.mark.threat("V18")
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=5))
 def test_any_bytes_are_fields_or_a_fault_and_the_table_stays_within_its_size(blocks: list[bytes]) -> None:
@@ -104,7 +105,6 @@ def test_the_same_bytes_are_another_head_when_the_table_has_changed(change: str)
     assert first.headers[b"authorization"] == b"alice"
 
 
-@pytest.mark.threat("V9")
 @pytest.mark.parametrize("seed", range(8))
 def test_remembered_heads_are_what_a_decoder_without_memory_says(seed: int) -> None:
     chance = random.Random(seed)

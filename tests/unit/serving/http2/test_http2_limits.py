@@ -21,6 +21,7 @@ def last_code(w: Any, found: list[Any]) -> int | None:
     return w.code(found[-1]) if found and found[-1].kind == w.GOAWAY else None
 
 
+@pytest.mark.threat("V8")
 def test_rapid_reset(connect: Any, wire: Any) -> None:
     # CVE-2023-44487: streams that are opened and reset at once.
     peer = connect(max_resets_per_s=50, max_streams=20)
@@ -36,6 +37,7 @@ def test_rapid_reset(connect: Any, wire: Any) -> None:
     assert all(isinstance(one.ended[0], errors.Cancelled) for one in peer.receivers)
 
 
+@pytest.mark.threat("V8")
 def test_resets_that_the_peer_makes_this_side_do(connect: Any, wire: Any) -> None:
     # CVE-2025-8671: a request, then a frame that is against the rules, so that the server resets the stream.
     peer = connect(max_resets_per_s=50, max_streams=20)
@@ -85,6 +87,7 @@ def test_a_measuring_peer_is_no_flood(connect: Any, wire: Any) -> None:
         assert not peer.say(wire.window(0, 8))
 
 
+@pytest.mark.threat("V8")
 def test_a_flood_of_continuations(connect: Any, wire: Any) -> None:
     # CVE-2024-24549 and its kin: a block that never ends, by count and by bytes.
     peer = connect()
@@ -99,6 +102,7 @@ def test_a_flood_of_continuations(connect: Any, wire: Any) -> None:
     assert wire.kinds(peer.say(*frames, wire.frame(wire.CONTINUATION, 4, 1))) == ["HEADERS", "HEADERS"]
 
 
+@pytest.mark.threat("V8")
 def test_header_bombs(connect: Any, wire: Any) -> None:
     # A field of 4,000 bytes in the table, then named ever again by one byte each (CVE-2016-6581).
     bomb = b"\x40\x01a\x7f\xa1\x1e" + b"v" * 4_000
@@ -116,6 +120,7 @@ def test_more_streams_than_allowed(connect: Any, wire: Any) -> None:
     assert not [one for one in peer.say(silent(wire, 9)) if one.kind == wire.RST_STREAM]
 
 
+@pytest.mark.promise("P-36b")
 def test_a_reader_that_gives_no_window(connect: Any, wire: Any) -> None:
     peer = connect(body_timeout_s=20)
     found = peer.say(wire.settings(s4=0), wire.headers(1, end=False), wire.frame(wire.DATA, 1, 1, b"x" * 100))
@@ -160,6 +165,7 @@ def test_too_much_that_no_window_allows(connect: Any, wire: Any) -> None:
     assert peer.connection._output.queued == 0
 
 
+@pytest.mark.promise("P-36b")
 def test_a_peer_that_does_not_read(connect: Any, wire: Any) -> None:
     peer = connect(body_timeout_s=20)
     peer.say(silent(wire, 1))
@@ -202,6 +208,7 @@ def test_who_says_nothing(connect: Any, wire: Any, data: bytes, code: int, secon
     assert last_code(wire, peer.sweep(1)) == code
 
 
+@pytest.mark.promise("P-36b")
 @pytest.mark.parametrize("part", ["block", "frame header", "ping", "headers"])
 def test_frames_that_do_not_arrive(connect: Any, wire: Any, part: str) -> None:
     data = {
@@ -216,6 +223,7 @@ def test_frames_that_do_not_arrive(connect: Any, wire: Any, part: str) -> None:
     assert last_code(wire, peer.sweep(1)) == CALM
 
 
+@pytest.mark.promise("P-36b")
 def test_a_slow_body(connect: Any, wire: Any) -> None:
     peer = connect(min_body_rate=100)
     peer.say(wire.headers(1, end=False), wire.headers(3, end=False), wire.headers(5, end=False))

@@ -97,6 +97,7 @@ def test_a_body_larger_than_the_limit_is_not_kept(connect: Any, wire: Any) -> No
     peer.server.check_settled()
 
 
+@pytest.mark.threat("V6")
 def test_the_bytes_of_all_streams_are_bounded(connect: Any, wire: Any) -> None:
     peer = connect(echo=False, max_pending_bytes=100_000)
     peer.say(wire.headers(1, end=False), wire.headers(3, end=False))
