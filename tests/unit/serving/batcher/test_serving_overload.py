@@ -65,7 +65,10 @@ class Served:
     def __init__(self, row_s: float, base_s: float = 0.0, best: int = 1, **plan: Any) -> None:
         self.loop = Loop()
         self.chance = random.Random(7)
-        cost = self.cost = lambda rows: row_s * rows + base_s
+
+        def cost(rows: int) -> float:
+            return row_s * rows + base_s
+
         self.capacity = best / cost(best)
         timing = measure.Timing({1 << i: cost(1 << i) for i in range(7)}, best, {"x": ()})
         self.batch = batcher.Batcher(
