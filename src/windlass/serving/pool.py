@@ -72,9 +72,12 @@ class Pool:
             self.check_generation(wanted)
             for endpoint in (*wanted.endpoints, *wanted.repository):
                 router.check(endpoint)
-            new = [e for e in wanted.endpoints if e.name not in self.served or self.served[e.name].endpoint != e]
-            loads = await self._load_all(new, self._in_memory(), wanted.trusted)
-            routings = self._build(new, wanted.generation, self._in_memory(), loads)
+            stale = self._unsigned(wanted.trusted)
+            there = {key: part for key, part in self._in_memory().items() if key.name not in stale}
+            served = {name: routing.endpoint for name, routing in self.served.items() if name not in stale}
+            new = [e for e in wanted.endpoints if served.get(e.name) != e]
+            loads = await self._load_all(new, there, wanted.trusted)
+            routings = self._build(new, wanted.generation, there, loads)
             # From here on nothing can fail: all of the spec is in force, or none of it.
             self._repository = {e.name: e for e in wanted.repository}
             self._managed = wanted.managed
@@ -82,7 +85,7 @@ class Pool:
             self.generation = wanted.generation
             for routing in routings:
                 self._swap(routing)
-            keep = {e.name for e in wanted.endpoints} | set(self._repository)
+            keep = {e.name for e in wanted.endpoints} | (set(self._repository) - stale)
             for name in [name for name in self.served if name not in keep]:
                 self._retire(self.served.pop(name))
             self._failed = {name: reason for name, reason in self._failed.items() if name in keep}
@@ -91,6 +94,12 @@ class Pool:
         """`Conflict` unless the spec is newer than the one in force."""
         if wanted.generation <= self.generation:
             raise errors.Conflict(f"generation {wanted.generation} is not above {self.generation}, which is in force")
+
+    def _unsigned(self, trusted: tuple[str, ...]) -> set[str]:
+        """What carries code, if a key was withdrawn: it has to be signed by another, which its next load checks."""
+        if set(self._trusted) <= set(trusted):
+            return set()
+        return {name for name, routing in self.served.items() if any(part.loaded.apart for part in _parts(routing))}
 
     def _in_memory(self) -> _Parts:
         found: _Parts = {}

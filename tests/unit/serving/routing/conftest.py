@@ -41,6 +41,7 @@ class Packages:
         self.open: list[str] = []
         self.loads = 0
         self.failing: set[str] = set()
+        self.apart: set[str] = set()
         self.by_digest: dict[str, archive.Package] = {}
 
     def arm(self, version: str, share: float = 100.0, ident: str = "", **kind: Any) -> spec.Arm:
@@ -60,7 +61,8 @@ class Packages:
         self.open.append(what)
         opened.model.unload = lambda: self.open.remove(what)  # type: ignore[method-assign]
         inline = endpoint.placement != "thread"
-        return loader.Loaded(opened, arm.digest, arm.version, 1, inline, measure.Timing({1: 1e-5}, 1), 0.1)
+        timing = measure.Timing({1: 1e-5}, 1)
+        return loader.Loaded(opened, arm.digest, arm.version, 1, inline, timing, 0.1, arm.version in self.apart)
 
 
 @pytest.fixture

@@ -153,3 +153,27 @@ def test_a_shadow_is_closed_with_its_endpoint(packages: Any, drive: Callable[...
         assert packages.open == []
 
     drive(drill)
+
+
+def test_what_carries_code_is_loaded_anew_when_a_key_is_withdrawn(packages: Any, drive: Callable[..., None]) -> None:
+    async def drill(models: pool.Pool) -> None:
+        packages.apart = {"2"}
+        a, b, spare = (
+            spec.Endpoint(name, (packages.arm(version),), threads=1) for name, version in zip("abc", "122", strict=True)
+        )
+        await models.apply(spec.Spec((a, b), generation=1, trusted=("k1",), repository=(spare,)))
+        loaded: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        models.load("c", loaded.set_result)
+        assert await loaded is None
+        await models.apply(spec.Spec((a, b), generation=2, trusted=("k1", "k2"), repository=(spare,)))
+        assert (packages.loads, packages.open) == (3, ["a@1", "b@2", "c@2"])
+        before = models.find("a"), models.find("b")
+        await models.apply(spec.Spec((a, b), generation=3, trusted=("k2",), repository=(spare,)))
+        assert (packages.loads, packages.open) == (4, ["a@1", "b@2"])
+        assert models.find("a") is before[0]
+        assert models.find("b") is not before[1]
+        # Clients may load theirs again, if it is signed.
+        with pytest.raises(errors.NotFound):
+            models.find("c")
+
+    drive(drill)
