@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from windlass import errors, references
 from windlass.cli import output
@@ -27,11 +28,15 @@ def _kept(name: str) -> Any:
     return click.get_current_context().meta.get(f"{__name__}.{name}")
 
 
+_MOST_WORKERS = 1_024
+
+
 @click.command()
 @click.argument("named", nargs=-1, metavar="REF...")
 @click.option("--host", help="The address to listen on.  [127.0.0.1]")
 @click.option("--port", type=int, help="REST port; 0 is any free one.  [8000]")
 @click.option("--admin-port", type=int, help="Metrics and status, on loopback only.  [8001]")
+@click.option("--workers", metavar="N|auto", help="Processes that answer; auto: one for each core.  [auto]")
 @click.option("--spec", "file", type=click.Path(path_type=Path, exists=True), help="A serving spec instead of REFs.")
 @click.option("--tls-cert", callback=_keep, expose_value=False, help="Certificate chain, PEM; watched for changes.")
 @click.option("--tls-key", callback=_keep, expose_value=False, help="The certificate's private key, PEM.")
@@ -47,6 +52,7 @@ def serve(
     host: str | None,
     port: int | None,
     admin_port: int | None,
+    workers: str | None,
     file: Path | None,
     insecure: bool,
     access_log: bool,
@@ -75,6 +81,8 @@ def serve(
             access_log=access_log,
             grace_s=grace,
         )
+    if workers is not None:
+        wanted = msgspec.structs.replace(wanted, workers=parse_workers(workers))
     check_exposure(wanted, insecure=insecure)
     check_free(wanted)
     path = launch.prepare(wanted, context.settings.home)
@@ -101,6 +109,15 @@ def _allow() -> tuple[str, ...]:
     wanted = tuple(_kept("allow") or ())
     peers.networks(wanted)
     return wanted
+
+
+def parse_workers(text: str) -> int:
+    """The number of workers, 0 for `auto`; `UsageError` if it is neither."""
+    if text == "auto":
+        return 0
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_WORKERS:
+        raise errors.UsageError(f"--workers takes a number from 1 to {_MOST_WORKERS}, or auto, not '{text[:32]}'.")
+    return int(text)
 
 
 def check_exposure(wanted: spec.Spec, *, insecure: bool) -> None:

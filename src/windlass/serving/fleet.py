@@ -82,7 +82,8 @@ class Fleet:
 
     async def _choose(self, first: member.Member) -> None:
         asked = self.spec.workers
-        weight = 0 if asked or self._cores == 1 else await first.ask(channel.Weigh(self.spec))
+        alone = asked == 1 or (not asked and self._cores == 1)
+        weight = 0 if alone else await first.ask(channel.Weigh(self.spec))
         self.plan = sizing.choose(self._cores, asked, weight)
         self._judge = crashes.Judge(self.plan.workers)
         log.info("%s", self.plan.reason)

@@ -27,12 +27,14 @@ class Plan(msgspec.Struct, frozen=True):
 def choose(cores: int, wanted: int, model_bytes: int) -> Plan:
     """The plan for a machine of `cores`, `wanted` workers (0: choose) and models of so many bytes together."""
     cores = max(1, cores)
+    size = f"{model_bytes / 1e6:.0f} MB"
     if wanted:
         workers, reason = wanted, f"{_count(wanted)}, as asked for"
+        if wanted > 1 and model_bytes > LARGE_BYTES:
+            reason += f"; each holds its own {size} of weights"
     elif cores == 1:
         workers, reason = 1, "1 worker, because there is one core"
     elif model_bytes > LARGE_BYTES:
-        size = f"{model_bytes / 1e6:.0f} MB"
         workers, reason = 1, f"1 worker with up to {cores} threads: each worker would hold its own {size} of weights"
     else:
         workers, reason = cores, f"{_count(cores)}, one for each core"

@@ -22,7 +22,7 @@ MB = 1_000_000
         (1, 0, 0, 1, 0, "one core"),
         (4, 0, MB, 4, 1, "one for each core"),
         (4, 0, 400 * MB, 1, 0, "400 MB of weights"),
-        (8, 3, 400 * MB, 3, 2, "as asked for"),
+        (8, 3, 400 * MB, 3, 2, "as asked for; each holds its own 400 MB"),
         (2, 1, 0, 1, 0, "1 worker, as asked for"),
         (2, 5, 0, 5, 1, "5 workers, as asked for"),
         (0, 0, 0, 1, 0, "one core"),
