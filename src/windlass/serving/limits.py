@@ -6,7 +6,6 @@ never count a request that was refused, nor admit one for which no unit is there
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -295,12 +294,3 @@ class Allowances:
             if not allowance.limits:
                 del self._by_key[key]
                 self._stirred.discard(allowance)
-
-
-def alone(loop: asyncio.AbstractEventLoop, lessor: leases.Lessor, allowances: Allowances) -> None:
-    """Both ends in one process: a server of one worker, worker 0, that has joined and lends to itself."""
-    loop.call_later(leases.PERIOD_S, alone, loop, lessor, allowances)
-    lessor.demand(0, allowances.wants())
-    for shares in lessor.grants().values():
-        lessor.demand(0, allowances.grant(shares))
-    lessor.save()

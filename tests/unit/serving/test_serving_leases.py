@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -358,25 +356,3 @@ def test_what_is_unknown_is_passed_over() -> None:
     fleet.lessor.demand(7, {"concurrency:k": leases.Want(5.0, 2)})
     fleet.period()
     assert [fleet.ask(0) for _ in range(3)] == [True, True, False]
-
-
-def test_one_process_can_be_both_ends() -> None:
-    class Loop:
-        later: Callable[[], None]
-
-        def call_later(self, _seconds: float, callback: Callable[..., None], *arguments: Any) -> None:
-            self.later = lambda: callback(*arguments)
-
-    key = msgspec.structs.replace(KEY, quota=3)
-    loop, lessor, worker = Loop(), leases.Lessor(), limits.Allowances()
-    lessor.use([key])
-    lessor.join(0)
-    worker.use([key])
-    limits.alone(loop, lessor, worker)  # type: ignore[arg-type]
-    allowance = worker.of(key)
-    assert allowance is not None
-    for _ in range(3):
-        allowance.take()
-        loop.later()
-    with pytest.raises(errors.RateLimited, match="today"):
-        allowance.take()
