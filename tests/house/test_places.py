@@ -27,6 +27,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     ),
     "msgspec": ("*",),
     "orjson": ("types/*", "protocols/*", "client/*", "serving/*"),
+    "google": ("protocols/pb/messages.py",),
     "simdjson": ("types/*", "protocols/*"),
     "onnxruntime": ("runtimes/onnx.py",),
     "tokenizers": ("transforms/tokenizer.py",),

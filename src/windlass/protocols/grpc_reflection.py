@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 from typing import Any, ClassVar
 
-from google.protobuf import descriptor
-
 from windlass import errors
 from windlass.protocols import answers, base
 from windlass.protocols import errors as statuses
@@ -79,6 +77,6 @@ def _tell(asked: Any, told: Any) -> None:
         raise errors.InvalidInput("the request asks for nothing")
 
 
-def _tell_file(file: descriptor.FileDescriptor, told: Any) -> None:
+def _tell_file(file: Any, told: Any) -> None:
     """The file alone: none of these files imports another."""
     told.file_descriptor_response.file_descriptor_proto.append(messages.FILES[file.name])
