@@ -124,11 +124,15 @@ class Connection(asyncio.Protocol):
             transport.abort()
 
     def _late(self, now: float) -> bool:
-        """Whether a header block or a frame that is not a request's body takes too long."""
-        session, most = self._session, self._limits.header_timeout_s
-        if session.block_stream and now - session.block_since > most:
+        """Whether a header block or a frame takes too long; one that is a part of a body has the body's time."""
+        session, limits = self._session, self._limits
+        if session.block_stream and now - session.block_since > limits.header_timeout_s:
             return True
-        return bool(session.partial) and now - session.partial_since > most and session.partial_stream() is None
+        if not session.partial:
+            return False
+        # A slow body is first answered on its stream.
+        more = limits.body_timeout_s if session.partial_stream() is not None else 0.0
+        return now - session.partial_since > limits.header_timeout_s + more
 
     def _sweep_streams(self, now: float) -> None:
         session, output, limits, coming = self._session, self._output, self._limits, self._session.partial_stream()
