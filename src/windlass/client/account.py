@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 
 from windlass.client import histogram, report
+from windlass.protocols import errors as statuses
 
 OK, REJECTED, EXPIRED, FAILED, BROKEN, NOT_SENT = range(6)
 VERSION = re.compile(rb'"(?:model_)?version":\s*"([^"]{0,32})"')
 BATCH = re.compile(rb"batch;desc=(\d+)")
 _DEADLINE = re.compile(rb"deadline", re.IGNORECASE)
-_HTTP = {429: REJECTED, 503: REJECTED, 504: EXPIRED}
 # DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 _GRPC = {4: EXPIRED, 8: REJECTED, 14: REJECTED}
 
@@ -26,9 +26,9 @@ def http_outcome(status: int, body: bytes) -> int:
     """What an HTTP status says; a 503 that speaks of a deadline is an expiry."""
     if 200 <= status < 300:
         return OK
-    if status == 503 and _DEADLINE.search(body):
+    if status == statuses.TOO_LATE or (status == statuses.NOT_READY and _DEADLINE.search(body)):
         return EXPIRED
-    return _HTTP.get(status, FAILED)
+    return REJECTED if status in statuses.NOT_NOW else FAILED
 
 
 def grpc_outcome(status: int) -> int:

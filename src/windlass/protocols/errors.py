@@ -10,6 +10,9 @@ from windlass import errors
 
 OK = 200
 NOT_READY = 503
+# What servers of any make say when they cannot answer now, and when the answer comes too late.
+NOT_NOW = frozenset({429, NOT_READY})
+TOO_LATE = 504
 
 HTTP: dict[type[errors.WindlassError], int] = {
     errors.InvalidInput: 400,
