@@ -49,6 +49,8 @@ class Listener:
         self.writer = responses.Writer()
         self.connections = peers.Connections(door.limits, allow)
         self.draining = False
+        # gRPC calls that watch something, which costs work while nobody asks.
+        self.watches = 0
         self._executor = executor
         self._prefix = secrets.token_hex(6) + "-"
         self._ids = itertools.count()

@@ -16,8 +16,10 @@ from windlass.serving import access_log, heads, listener, rpc_messages, rpc_ques
 
 # Questions of one stream that may be under way; the next waits, and the peer's window with it.
 MOST_UNDER_WAY = 64
-# How often a watched answer is asked for again.
-WATCH_S = 1.0
+# How often a watched answer is asked for again, and whether the server drains.
+TICK_S = 1.0
+# Watches of one listener. Nobody need be known to watch health, and each costs work while nothing happens.
+MOST_WATCHES = 1_024
 
 
 class _Call:
@@ -64,6 +66,7 @@ class _Call:
             return
         self._stream.timed = False
         self._stream.on_ready = self.advance
+        context.loop.call_later(TICK_S, self._tick)
         if timeout is not None:
             late = errors.DeadlineExceeded("the deadline passed before the stream ended")
             self._timer = context.loop.call_later(timeout, self.abort, late)
@@ -99,6 +102,23 @@ class _Call:
     def advance(self) -> None:
         """Go on: something came, was answered, or can be sent again."""
         raise NotImplementedError
+
+    def _tick(self) -> None:
+        """Once a second: a call that waits for nothing of ours does not hold up a server that drains."""
+        if self._over:
+            return
+        if self._context.draining and self._idle():
+            self.abort(errors.Unavailable("the server is shutting down"))
+        else:
+            self._look()
+            self._context.loop.call_later(TICK_S, self._tick)
+
+    def _idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._inbox
+
+    def _look(self) -> None:
+        """See whether there is something to tell."""
 
     def _take(self) -> tuple[int, bytes] | None:
         """The next whole message and its flag."""
@@ -203,6 +223,9 @@ class Conversation(_Call):
         if self._ended and not turns:
             self._finish(rpc_messages.cut_off() if self._inbox else None)
 
+    def _idle(self) -> bool:
+        return not self._turns and super()._idle()
+
     def _ask(self, flag: int, message: bytes) -> None:
         self._count += 1
         turn = Turn(self, self._context, self._head, f"{self.request_id}.{self._count}", self._permit)
@@ -272,6 +295,13 @@ class Watch(_Call):
         self._message: bytes | None = None
         self._last: bytes | None = None
 
+    def admit(self) -> None:
+        """Ask the door, and take a place among the watches."""
+        self._context.watches += 1
+        super().admit()
+        if self._context.watches > MOST_WATCHES:
+            self.abort(errors.Overloaded("as many calls watch this server as may"))
+
     def advance(self) -> None:
         """Take the one message once the caller has said all."""
         permit = self._permit
@@ -288,18 +318,20 @@ class Watch(_Call):
         except errors.WindlassError as e:
             self.abort(e)
 
+    def _idle(self) -> bool:
+        return True
+
     def _look(self) -> None:
-        permit, context = self._permit, self._context
-        if self._over or permit is None or self._message is None:
+        permit = self._permit
+        action = None if permit is None else permit.match.route.action
+        if self._message is None or permit is None or not isinstance(action, base.RpcQuery):
             return
-        action = permit.match.route.action
-        if not isinstance(action, base.RpcQuery):
-            return
-        answer = action.answer(self._message, context.door.models_for(permit.caller))
+        answer = action.answer(self._message, self._context.door.models_for(permit.caller))
         if isinstance(answer, base.Answer) and answer.body != self._last and self._stream.ready:
             self._last = answer.body
             self._send(answer.body)
-        if context.draining:
-            self.abort(errors.Unavailable("the server is shutting down"))
-        else:
-            context.loop.call_later(WATCH_S, self._look)
+
+    def _finish(self, error: errors.WindlassError | None) -> None:
+        if not self._over:
+            self._context.watches -= 1
+        super()._finish(error)

@@ -16,7 +16,7 @@ import pytest
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import heads, http2_hpack, routes, rpc_receivers
+from windlass.serving import heads, http2_hpack, routes, rpc_receivers, rpc_streams
 from windlass.types import inference, manifest
 
 PATH = "/toy.Toy/"
@@ -144,6 +144,13 @@ class Calls:
 
     def cancel(self) -> None:
         """A timer of ours is never cancelled: it must do no harm when it fires late."""
+
+    def tick(self) -> None:
+        """A second passes."""
+        timers, self.timers = self.timers, []
+        for seconds, callback, arguments in timers:
+            assert seconds == rpc_streams.TICK_S
+            callback(*arguments)
 
     def open(self, method: str, **headers: str) -> tuple[Any, Stream]:
         stream = Stream()

@@ -6,9 +6,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from windlass import errors
 from windlass.serving import rpc, rpc_streams
 
 Calls = Any
@@ -82,21 +84,40 @@ def test_a_watch_tells_every_change_once(calls: Calls) -> None:
     assert not stream.data
     receiver.complete(calls.server.loop.now)
 
-    def tick() -> None:
-        ((seconds, look, arguments),) = calls.timers
-        assert seconds == rpc_streams.WATCH_S
-        calls.timers.clear()
-        look(*arguments)
-
-    tick()
+    calls.tick()
     calls.toy.state = b"two"
-    tick()
-    tick()
+    calls.tick()
+    calls.tick()
     assert stream.messages == [b"one", b"two"]
     calls.server.listener.draining = True
-    tick()
+    calls.tick()
     assert (stream.status, stream.ended, calls.timers) == (14, True, [])
+    assert calls.server.listener.watches == 0
     calls.server.check_settled()
+
+
+def test_a_server_that_drains_waits_for_no_idle_stream(calls: Calls) -> None:
+    calls.server.models.at_once = False
+    idle, busy = calls.open("Chat"), calls.open("Chat")
+    busy[0].receive(framed(b"m:a"))
+    calls.tick()
+    assert not idle[1].ended
+    calls.server.listener.draining = True
+    calls.tick()
+    assert (idle[1].status, busy[1].ended) == (14, False)
+    calls.server.models.answer(calls.server.models.calls[0])
+    calls.tick()
+    assert (busy[1].messages, busy[1].status) == ([b"a"], 14)
+    calls.server.check_settled()
+
+
+@pytest.mark.threat("V8")
+def test_watches_are_bounded(calls: Calls) -> None:
+    opened = [calls.open("Watch") for _ in range(rpc_streams.MOST_WATCHES + 1)]
+    assert [stream.ended for _, stream in opened[-2:]] == [False, True]
+    assert opened[-1][1].status == 8
+    opened[0][0].end(errors.Cancelled("the client went away"))
+    assert not calls.open("Watch")[1].ended
 
 
 def test_bytes_of_streams_count_as_pending(make_calls: Callable[..., Calls]) -> None:
