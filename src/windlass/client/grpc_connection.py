@@ -48,12 +48,12 @@ _HELLO = (
 
 
 class _Call:
-    __slots__ = ("data", "intended", "rest", "status", "window")
+    """A call under way: `rest` is what is still to be sent, `window` how much of it the server takes now."""
 
-    def __init__(self, data: bytes, intended: float, window: int) -> None:
-        self.data, self.intended, self.window = data, intended, window
-        self.rest = memoryview(data)
-        self.status = 0
+    __slots__ = ("data", "intended", "rest", "window")
+
+    def __init__(self, data: bytes, intended: float, rest: bytes | memoryview, window: int) -> None:
+        self.data, self.intended, self.rest, self.window = data, intended, rest, window
 
 
 class Grpc(asyncio.Protocol):
@@ -70,7 +70,7 @@ class Grpc(asyncio.Protocol):
         self._blocked: collections.deque[int] = collections.deque()
         self._next = 1
         self._window = self._initial = _DEFAULT_WINDOW
-        self._max_frame = 16_384
+        self._fits = self._max_frame = 16_384
         self._received = 0
         self._buffer = b""
         self._block = b""
@@ -118,14 +118,16 @@ class Grpc(asyncio.Protocol):
         stream = self._next
         self._next += 2
         self.room -= 1
-        call = self._calls[stream] = _Call(data, intended, self._initial)
         block, self._first = self._first or self._again, b""
-        self._send(frame(_HEADERS, _END_HEADERS, stream, block))
-        if len(data) <= min(self._window, self._initial, self._max_frame) and not self._blocked:
-            self._window -= len(data)
-            call.rest = call.rest[:0]
-            self._send(frame(_DATA, _END_STREAM, stream, data))
+        size, length = len(data), len(block)
+        head = _HEAD.pack(length >> 16, length & 0xFFFF, _HEADERS, _END_HEADERS, stream) + block
+        if size <= self._fits and size <= self._window and not self._blocked:
+            self._window -= size
+            self._calls[stream] = _Call(data, intended, b"", 0)
+            self._send(head + _HEAD.pack(size >> 16, size & 0xFFFF, _DATA, _END_STREAM, stream) + data)
         else:
+            self._calls[stream] = _Call(data, intended, memoryview(data), self._initial)
+            self._send(head)
             self._blocked.append(stream)
             self._flow()
 
@@ -221,6 +223,7 @@ class Grpc(asyncio.Protocol):
                 self._initial = value
             elif name == _MAX_FRAME:
                 self._max_frame = value
+        self._fits = min(self._initial, self._max_frame)
         self._send(frame(_SETTINGS, _ACK, 0, b""))
         if not self._greeted:
             self._greeted = True
