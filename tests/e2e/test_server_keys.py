@@ -14,6 +14,7 @@ import pytest
 from windlass import references, settings
 from windlass.cli import main
 from windlass.client import control
+from windlass.registry import keys as key_rows
 from windlass.serving import launch
 from windlass.types import spec
 
@@ -37,9 +38,19 @@ def cli(home: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path, packages: Any) -> Iterator[launch.Server]:
-    """Two workers, as `windlass serve` starts them: with the home's pepper, here before it has a key."""
+def early(home: Path) -> str:
+    """A key with every limit, made before the server starts."""
+    rows = references.open_keys(settings.Settings(home=home))
+    made = rows.create(key_rows.Wish("early", rate=50.0, concurrency=4, quota=30), actor="test")
+    rows.close()
+    return made.key
+
+
+@pytest.fixture(scope="module")
+def server(home: Path, packages: Any, early: str) -> Iterator[launch.Server]:
+    """Two workers, as `windlass serve` starts them: with the home's keys and its pepper."""
     known, secret = references.keys_in_force(settings.Settings(home=home))
+    assert [key.id for key in known] == [_id(early)]
     wanted = spec.Spec(
         endpoints=(packages.echo("numbers"), packages.echo("other")),
         listen="127.0.0.1:0",
@@ -64,8 +75,23 @@ def _id(text: str) -> str:
     return text.split("_")[1]
 
 
+def test_a_key_with_limits_is_good_from_the_first_request(server: launch.Server, early: str, home: Path) -> None:
+    assert [_ask(server, early) for _ in range(8)] == [200] * 8
+    give_up = time.monotonic() + 10
+    file = home / "state" / "quotas.json"
+    while time.monotonic() < give_up and not (file.exists() and f'"{_id(early)}":8' in file.read_text()):
+        time.sleep(0.05)
+    assert f'"{_id(early)}":8' in file.read_text()
+    # The day's 30 are the same 30 for both workers.
+    answers = [_ask(server, early) for _ in range(40)]
+    assert answers.count(200) <= 22
+    time.sleep(0.3)
+    answers += [_ask(server, early) for _ in range(20)]
+    assert answers.count(200) == 22
+    assert set(answers) == {200, 429}
+
+
 def test_a_key_is_good_as_soon_as_it_is_printed(server: launch.Server, cli: Cli) -> None:
-    assert _ask(server, "") == 200
     code, text, said = cli("keys", "create", "first", "--model", "num*")
     assert code == 0, said
     assert text not in said

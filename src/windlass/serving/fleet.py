@@ -17,13 +17,14 @@ import msgspec
 
 from windlass import errors
 from windlass.serving import board as boards
-from windlass.serving import channel, crashes, last_good, leases, member, sizing, totals
+from windlass.serving import channel, crashes, last_good, lending, member, sizing, totals
 from windlass.serving import door as doors
 from windlass.types import spec
 
 log = logging.getLogger("windlass")
 _WATCH_S = 0.25
 _ANSWER_S = 1.0
+_ANY_UP_S = 5.0
 # An interpreter and its libraries on a busy machine.
 _STARTED_BY_THEN_S = 60.0
 # Beyond the grace time a worker tells those who still wait, then ends.
@@ -50,7 +51,7 @@ class Fleet:
         self._shared = member.Shared(listening.fileno(), self._board.fd, self.memory.fd, quiet)
         self._last_good = last_good.LastGood(wanted.state)
         self._judge = crashes.Judge(self.plan.workers)
-        self._lessor = leases.Lessor(wanted.state)
+        self._lending = lending.Lending(wanted.state)
         self._loaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,14 +62,18 @@ class Fleet:
         """Fill every place and put the spec in force; raises what the first worker says against it."""
         async with self._changing:
             self._begin_with_good()
-            self._lessor.use(self.spec.keys)
-            self._spawn_task(self._lend())
+            self._lending.use(self.spec.keys)
+            self._spawn_task(self._lending.run())
             first = await self._spawn()
             await self._choose(first)
             await first.ask(channel.Open(self.plan.workers == 1))
             others = [await self._spawn() for _ in range(self.plan.workers - 1)]
             await self._bring_up(first, opened=True)
-            await asyncio.gather(*(self._bring_up(one) for one in others))
+            refused = await _all(others, self._bring_up)
+            for one, error in zip(others, refused, strict=True):
+                # One that died is started again like any other.
+                if error is not None and one.alive:
+                    raise error
             self._judge.in_force()
         self._spawn_task(self._watch())
 
@@ -98,7 +103,7 @@ class Fleet:
         # From now on only workers hold it: when each has taken what waits and closed its own, callers are refused.
         self._listening.close()
         await asyncio.gather(*(self._leave(one) for one in self._living()))
-        self._lessor.save(last=True)
+        self._lending.save()
 
     async def _leave(self, one: member.Member) -> None:
         await one.leave(self.spec.grace_s + _LAST_S)
@@ -116,8 +121,11 @@ class Fleet:
         place = min(set(range(1, self.memory.workers + 1)) - self.members.keys())
         one = member.Member(place, self._shared, lambda body: self._asked(one, body))
         self.members[place] = one
-        self._lessor.join(one.pid)
         await one.open(channel.Start(self.spec), self._gone)
+        if one.alive:
+            # Not before it can be told what it was lent.
+            self._lending.join(one)
+            self._grant()
         return one
 
     async def _bring_up(self, one: member.Member, *, opened: bool = False) -> None:
@@ -144,7 +152,7 @@ class Fleet:
         del self.members[one.place]
         lost = self.memory.fold(one.place)
         self._board.clear(one.place)
-        self._lessor.leave(one.pid)
+        self._lending.leave(one)
         if one.state == member.LEAVING or self.stopping:
             return
         pause = self._judge.died()
@@ -185,22 +193,6 @@ class Fleet:
             if not self._judge.on_trial and not self._changing.locked():
                 self._last_good.keep(self.spec)
 
-    async def _lend(self) -> None:
-        """Divide the limits of keys among the workers, as often as they say what they need."""
-        while True:
-            self._grant()
-            self._lessor.save()
-            await asyncio.sleep(leases.PERIOD_S)
-
-    def _lend_to(self, keys: tuple[spec.Key, ...]) -> None:
-        self._lessor.use(keys)
-        self._grant()
-
-    def _grant(self) -> None:
-        by_pid = {one.pid: one for one in self.members.values()}
-        for pid, shares in self._lessor.grants().items():
-            by_pid[pid].tell(channel.Grant(shares))
-
     async def restart(self) -> None:
         """Replace every worker by a new one that is warm before the old one leaves."""
         async with self._changing:
@@ -232,13 +224,14 @@ class Fleet:
             if why:
                 raise errors.GateRefused(f"this spec's models are not served: {why}")
             unreached = await self._revoke(wanted)
-            self._lend_to(wanted.keys)
+            self._lending.use(wanted.keys)
             try:
                 taken = await self._try(wanted)
             except errors.WindlassError:
-                self._lend_to(self.spec.keys)
+                self._lending.use(self.spec.keys)
                 raise
-            self._last_good.keep(self.spec)
+            if not self._judge.looping:
+                self._last_good.keep(self.spec)
             keys = msgspec.structs.replace(self.spec, keys=wanted.keys, key_pepper=wanted.key_pepper)
             self._put_in_force(_with_models_of(wanted, keys), why="")
             for one in taken:
@@ -274,9 +267,11 @@ class Fleet:
 
     async def _try(self, wanted: spec.Spec) -> list[member.Member]:
         """One worker first, then the others: all of them; if one refuses, those that took it go back."""
-        members = self.serving()
-        if not members:
-            raise errors.Unavailable("no worker is up just now", hint="Try again in a moment.")
+        give_up = time.monotonic() + _ANY_UP_S
+        while not (members := self.serving()):
+            if time.monotonic() > give_up:
+                raise errors.Unavailable("no worker is up just now", hint="Try again in a moment.")
+            await asyncio.sleep(_WATCH_S)
         sent = self._fitted(wanted)
         await members[0].ask(channel.Apply(sent))
         answers = await asyncio.gather(*(one.ask(channel.Apply(sent)) for one in members[1:]), return_exceptions=True)
@@ -318,7 +313,7 @@ class Fleet:
     async def _asked(self, one: member.Member, body: channel.Body) -> Any:
         match body:
             case channel.Demand():
-                return self._lessor.demand(one.pid, body.wants)
+                return self._lending.demand(one, body.wants)
             case channel.Change():
                 return await self.change(body.name, body.load)
             case _:
