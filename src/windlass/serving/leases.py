@@ -38,12 +38,14 @@ class Want(msgspec.Struct, frozen=True, array_like=True):
 class Share(msgspec.Struct, frozen=True, array_like=True):
     """What a worker is told of one limit: units it gets, with their tokens, and how many it should have.
 
-    What it has above `target` it gives back as soon as they are free; `FORGET` takes the limit away.
+    What it has above `target` it gives back as soon as they are free; `FORGET` takes the limit away. `gone`: nobody
+    has any, nor will before the day ends.
     """
 
     given: int
     target: int
     tokens: float = 0.0
+    gone: bool = False
 
 
 def units(key: spec.Key, kind: Kind) -> int:
@@ -79,7 +81,7 @@ class _Pool:
         self.limit = limit
         self.held: dict[int, int] = {}
         self.wanted: dict[int, float] = {}
-        self._told: dict[int, int] = {}
+        self._told: dict[int, tuple[int, bool]] = {}
         self._per_unit = per_unit
         self._tokens = float(limit)
         self._at = now
@@ -118,16 +120,17 @@ class _Pool:
         """What to tell whom: only those to whom something changes."""
         self._accrue(now)
         found: dict[int, Share] = {}
+        gone = self.limit <= 0
         for worker, target in share(max(0, self.limit), self.wanted).items():
             free = self.free
             given = max(0, min(target - self.held[worker], free))
-            if not given and self._told.get(worker) == target:
+            if not given and self._told.get(worker) == (target, gone):
                 continue
             tokens = self._tokens * given / free if given else 0.0
             self._tokens -= tokens
             self.held[worker] += given
-            self._told[worker] = target
-            found[worker] = Share(given, target, tokens)
+            self._told[worker] = (target, gone)
+            found[worker] = Share(given, target, tokens, gone)
         return found
 
     def _accrue(self, now: float) -> None:

@@ -128,16 +128,19 @@ class Concurrency:
 class Quota:
     """Requests of the day; `wall` gives seconds since the epoch."""
 
-    __slots__ = ("_asked", "_spent", "_wall", "target", "units")
+    __slots__ = ("_asked", "_gone", "_spent", "_wall", "target", "units")
 
     def __init__(self, wall: Callable[[], float]) -> None:
         self.units = self.target = self._asked = self._spent = 0
+        self._gone = False
         self._wall = wall
 
     def take(self, now: float) -> float:  # noqa: ARG002 - one signature for all limits
-        """0 if one was left, else the seconds until the next day (UTC)."""
+        """0 if one was left; else the seconds until the next day (UTC), or until another worker's may be here."""
         self._asked += 1
         if self.units <= 0:
+            if not self._gone:
+                return _SOON_S
             return quotas.DAY_S - self._wall() % quotas.DAY_S
         self.units -= 1
         self._spent += 1
@@ -152,8 +155,9 @@ class Quota:
         """A request ended: a quota counts beginnings."""
 
     def receive(self, share: leases.Share, now: float) -> None:  # noqa: ARG002 - one signature for all limits
-        """Requests come."""
+        """Requests come, or there are none."""
         self.units += share.given
+        self._gone = share.gone
 
     def wanted(self) -> float:
         """Requests for some periods like the last one."""

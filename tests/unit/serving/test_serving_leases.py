@@ -328,6 +328,28 @@ def test_a_quota_survives_a_restart_and_ends_with_the_day(tmp_path: Path) -> Non
     assert _spend(third, 5) == 5
 
 
+def test_only_a_quota_that_is_used_up_is_told_to_wait_for_the_day() -> None:
+    fleet = Fleet(msgspec.structs.replace(KEY, quota=4), 2)
+    allowance = fleet.workers[0].of(fleet.key)
+    assert allowance is not None
+
+    def wait() -> float:
+        while True:
+            try:
+                allowance.take()
+            except errors.RateLimited as e:
+                return e.retry_after_s
+
+    # The other worker has two.
+    assert wait() == 1
+    for _ in range(4):
+        fleet.period()
+        wait()
+    assert fleet.lessor._quotas.used("k") == 4
+    fleet.period()
+    assert wait() == pytest.approx(DAY - fleet.wall % DAY, abs=1)
+
+
 def test_counts_are_written_at_most_once_a_second(tmp_path: Path) -> None:
     fleet = Fleet(msgspec.structs.replace(KEY, quota=1_000), 1, str(tmp_path))
     file = tmp_path / "quotas.json"
