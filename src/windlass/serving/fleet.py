@@ -125,7 +125,6 @@ class Fleet:
         if one.alive:
             # Not before it can be told what it was lent.
             self._lending.join(one)
-            self._grant()
         return one
 
     async def _bring_up(self, one: member.Member, *, opened: bool = False) -> None:
