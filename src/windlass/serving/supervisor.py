@@ -132,9 +132,16 @@ async def serve(wanted: spec.Spec, ready_fd: int | None, *, quiet: bool) -> None
 
 def _restart(workers: fleet.Fleet, going: set[asyncio.Task[None]]) -> None:
     if not going:
-        task = asyncio.get_running_loop().create_task(workers.restart())
+        task = asyncio.get_running_loop().create_task(_restarted(workers))
         going.add(task)
         task.add_done_callback(going.discard)
+
+
+async def _restarted(workers: fleet.Fleet) -> None:
+    try:
+        await workers.restart()
+    except errors.WindlassError as e:
+        log.warning("the workers were not all replaced: %s", e)
 
 
 def _told(supervisor: Supervisor, ready_fd: int | None) -> None:
