@@ -59,7 +59,7 @@ def share(limit: int, demands: Mapping[int, float]) -> dict[int, int]:
     """The units of a limit, divided among workers that need so many: all of them, and never more.
 
     Who needs little gets it, and the rest is divided equally; where all need more than there is, by their needs. The
-    parts of a unit go to those who lack most of one.
+    parts of a unit go to those who lack most of one, and of those to who has least.
     """
     needed = sum(demands.values())
     spare = max(0.0, limit - needed) / len(demands) if demands else 0.0
@@ -67,7 +67,7 @@ def share(limit: int, demands: Mapping[int, float]) -> dict[int, int]:
     exact = {worker: demand * scale + spare for worker, demand in demands.items()}
     whole = {worker: int(value) for worker, value in exact.items()}
     left = limit - sum(whole.values())
-    for worker in sorted(exact, key=lambda w: whole[w] - exact[w])[:left]:
+    for worker in sorted(exact, key=lambda w: (whole[w] - exact[w], whole[w]))[:left]:
         whole[worker] += 1
     return whole
 

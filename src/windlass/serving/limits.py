@@ -23,7 +23,7 @@ _SOON_S = 1.0
 # Needs below this are none.
 _LEAST = 0.5
 # A quota is lent for so many periods, so that nobody waits for the next one.
-_PERIODS_AHEAD = 10
+_PERIODS_AHEAD = 4
 
 
 class Rate:
@@ -63,10 +63,10 @@ class Rate:
         self.units += share.given
         self._tokens += share.tokens
 
-    def wanted(self) -> float:
-        """Units for as many requests as came in the last period."""
+    def wanted(self, said: float) -> float:
+        """Units for as many requests as came lately, the last period counting half."""
         asked, self._asked = self._asked, 0
-        return asked / leases.PERIOD_S / self._per_unit if asked else 0.0
+        return ((asked / leases.PERIOD_S / self._per_unit if asked else 0.0) + said) / 2
 
     def back(self, now: float) -> leases.Want:
         """What is too many, with its tokens."""
@@ -112,11 +112,11 @@ class Concurrency:
         """Places come."""
         self.units += share.given
 
-    def wanted(self) -> float:
-        """The most that were taken at once in the last period, and all that were refused."""
+    def wanted(self, said: float) -> float:
+        """The most that were taken at once in the last period, and all that were refused; forgotten by halves."""
         needed = self._peak + self._refused
         self._peak, self._refused = self._used, 0
-        return float(needed)
+        return max(float(needed), said / 2)
 
     def back(self, now: float) -> leases.Want:  # noqa: ARG002 - one signature for all limits
         """What is too many, as far as it is free."""
@@ -159,10 +159,10 @@ class Quota:
         self.units += share.given
         self._gone = share.gone
 
-    def wanted(self) -> float:
-        """Requests for some periods like the last one."""
+    def wanted(self, said: float) -> float:
+        """Requests for some periods like those lately, the last one counting half."""
         asked, self._asked = self._asked, 0
-        return float(asked * _PERIODS_AHEAD)
+        return (asked * _PERIODS_AHEAD + said) / 2
 
     def back(self, now: float) -> leases.Want:  # noqa: ARG002 - one signature for all limits
         """What is too many, and what was spent."""
@@ -216,8 +216,7 @@ class Allowance:
         limit, said = self.limits[kind], self.said.get(kind, 0.0)
         wanted = said
         if ask:
-            # A need that has passed is forgotten by halves: traffic comes in bursts.
-            wanted = max(limit.wanted(), said / 2)
+            wanted = limit.wanted(said)
             wanted = self.said[kind] = wanted if wanted >= _LEAST else 0.0
         back = limit.back(self._clock())
         if wanted == said and not back.returned and not back.spent:

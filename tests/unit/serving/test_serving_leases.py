@@ -232,6 +232,16 @@ def test_needs_decide_who_gets_how_much() -> None:
     assert admitted[1] == pytest.approx(100_000 / 11, rel=0.05)
 
 
+def test_who_asks_seldom_is_not_refused_because_another_worker_was_asked_before() -> None:
+    key = msgspec.structs.replace(KEY, rate=20.0, burst=20, concurrency=2, quota=1_000)
+    fleet = Fleet(key, 2)
+    for turn in range(100):
+        assert fleet.ask(turn % 2), turn
+        fleet.release(turn % 2)
+        for _ in range(1 + turn % 3):
+            fleet.period()
+
+
 def test_what_a_dead_worker_held_comes_back() -> None:
     fleet = Fleet(msgspec.structs.replace(KEY, concurrency=4, quota=10), 2)
     assert fleet.ask(0)
