@@ -59,7 +59,7 @@ class Page(html.parser.HTMLParser):
 
 def test_a_comparison_as_json_and_as_a_page(server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, url = tmp_path / "bench.html", f"{server.url}/mlp"
-    options = ["--rate", "600", "--seconds", "0.4", "--price", "0.5", "--html", str(page), "--json", "--quiet"]
+    options = ["--rate", "1500", "--seconds", "0.15", "--price", "0.5", "--html", str(page), "--json", "--quiet"]
     assert main.run(["--home", str(tmp_path), "bench", url, url, *options]) in (0, 4)
     told = json.loads(capsys.readouterr().out)
     assert [len(each["points"]) for each in told["subjects"]] == [1, 1]

@@ -69,12 +69,17 @@ def at_url(name: str, url: str, asking: Asking) -> capacity.Subject:
 
 @contextlib.contextmanager
 def started(
-    configuration: settings.Settings, ref: str, asking: Asking, where: Cores, settled: spec.Endpoint | None = None
+    configuration: settings.Settings,
+    ref: str,
+    asking: Asking,
+    where: Cores,
+    settled: spec.Endpoint | None = None,
+    workers: int = 0,
 ) -> Iterator[capacity.Subject]:
-    """A server of its own for a version; `settled` has other settings than the version's own."""
+    """A server of its own for a version, by default with a worker a core; `settled` has other settings."""
     endpoint = references.endpoints(configuration, [ref])[0] if settled is None else settled
     wanted = spec.Spec(
-        endpoints=(endpoint,), listen="127.0.0.1:0", admin="127.0.0.1:0", workers=max(1, len(where.server))
+        endpoints=(endpoint,), listen="127.0.0.1:0", admin="127.0.0.1:0", workers=workers or max(1, len(where.server))
     )
     with contextlib.ExitStack() as held:
         with _on(where.server):

@@ -32,8 +32,12 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def candidates(endpoint: spec.Endpoint, cores: int) -> list[dict[str, float | str]]:
-    """Settings to try, one thing at a time: threads, placement, batch limits."""
+    """Settings to try, one thing at a time: workers (that of the spec), threads, placement, batch limits.
+
+    The first is as it is: a worker for each of `cores`.
+    """
     found: list[dict[str, float | str]] = [{}]
+    found += [{"workers": count} for count in sorted({1, cores // 2}) if 0 < count < cores]
     found += [{"threads": count} for count in sorted({1, cores}) if count != endpoint.threads]
     found += [{"placement": where} for where in ("inline", "thread") if where != endpoint.placement]
     found += [{"max_batch": rows} for rows in (8, 32, 128) if rows != endpoint.max_batch]
@@ -54,8 +58,8 @@ def tune(
     came: list[list[float]] = [[] for _ in tried]
     for turn in range(method.rounds):
         for wanted, rounds in zip(tried, came, strict=True):
-            changed = msgspec.convert({**msgspec.to_builtins(endpoint), **wanted}, spec.Endpoint)
-            with bench_subjects.started(configuration, ref, asking, where, changed) as subject:
+            changed, workers = changed_by(endpoint, wanted)
+            with bench_subjects.started(configuration, ref, asking, where, changed, workers) as subject:
                 planned = capacity.planned(subject, "closed", _UNDER_WAY, method.seconds)
                 done = processes.run(planned, generators=method.generators, cores=method.cores)
             _sound(done)
@@ -64,6 +68,13 @@ def tune(
     return [
         Trial(wanted, tuple(rounds), figures.ratio(rounds, came[0])) for wanted, rounds in zip(tried, came, strict=True)
     ]
+
+
+def changed_by(endpoint: spec.Endpoint, wanted: dict[str, float | str]) -> tuple[spec.Endpoint, int]:
+    """The endpoint with these settings, and the number of workers (0: as it is)."""
+    fields = {name: value for name, value in wanted.items() if name != "workers"}
+    changed = msgspec.convert({**msgspec.to_builtins(endpoint), **fields}, spec.Endpoint)
+    return changed, int(wanted.get("workers", 0))
 
 
 def _sound(done: report.Report) -> None:

@@ -5,6 +5,7 @@ Used by `capacity`. Must never give a ratio from rounds that were not measured i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -31,8 +32,10 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], seed: int = 1) -> Figu
     """`ours` over `theirs`, round by round, with a 95 % interval by the bootstrap over the pairs of rounds.
 
     Percentile bootstrap (Efron, Tibshirani: "An Introduction to the Bootstrap", 1993) of the median of the pairs'
-    ratios. From three rounds it is hardly more than their spread, and is never narrower than it can be.
+    ratios. From three rounds it is hardly more than their spread. NaN if `theirs` has a round without anything.
     """
+    if not all(theirs):
+        return Figure(math.nan, math.nan, math.nan)
     pairs = np.array(ours, dtype=float) / np.array(theirs, dtype=float)
     drawn = np.random.default_rng(seed).choice(pairs, (_RESAMPLES, len(pairs)))
     low, high = np.percentile(np.median(drawn, axis=1), _INTERVAL)

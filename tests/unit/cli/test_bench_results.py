@@ -145,9 +145,17 @@ def test_candidates_change_one_thing_and_are_valid() -> None:
     assert tried[0] == {}
     assert {"threads": 1} not in tried
     assert {"threads": 4} in tried
+    assert {"workers": 2} in tried
+    assert not [wanted for wanted in bench_tune.candidates(endpoint, 1) if "workers" in wanted]
     for wanted in tried:
         assert len(wanted) <= 1
-        msgspec.convert({**msgspec.to_builtins(endpoint), **wanted}, spec.Endpoint)
+        changed, workers = bench_tune.changed_by(endpoint, wanted)
+        assert workers == wanted.get("workers", 0)
+        assert all(getattr(changed, name) == value for name, value in wanted.items() if name != "workers")
+
+
+def test_a_ratio_to_nothing_is_no_number() -> None:
+    assert math.isnan(figures.ratio((1, 2, 3), (1, 0, 3)).value)
 
 
 def test_the_price_of_nothing() -> None:
