@@ -1,5 +1,5 @@
 # The two that a newcomer needs on a fresh machine: `make demo`, `make test`. Each sets up .venv by itself.
-.PHONY: setup demo test check bench promises soak frozen reference
+.PHONY: setup demo test check bench promises soak frozen reference protobuf
 
 setup:
 	@scripts/setup
@@ -38,3 +38,7 @@ frozen: setup
 # Rewrite docs/reference/ from the code.
 reference: setup
 	@.venv/bin/python scripts/reference.py
+
+# Compile the .proto files anew.
+protobuf: setup
+	@.venv/bin/python scripts/protobuf.py

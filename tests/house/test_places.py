@@ -48,7 +48,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "onnx": ("packaging/*",),
     "onnx_ir": ("packaging/*",),
     "onnxscript": ("packaging/*",),
-    "torch": ("packaging/capture/*", "cli/demo_models.py"),
+    "torch": ("packaging/capture/*", "runtimes/torch_program.py", "cli/demo_models.py"),
     "transformers": ("packaging/capture/huggingface.py",),
     "safetensors": ("packaging/capture/huggingface.py",),
     "skl2onnx": ("packaging/capture/*",),
