@@ -17,6 +17,7 @@ _LONGEST_RETRY_S = 60
 # Under overload every call that is let in is at the edge of what was predicted: an edge without a margin would lose
 # them all to the smallest delay, after the work was done.
 _CAUTION = 1.2
+_HANGS_S = 1.0
 
 
 class Admission:
@@ -49,8 +50,10 @@ class Admission:
         return self._left_s() + self._waiting.ahead_s(caller, priority)
 
     def _left_s(self) -> float:
-        """Of the run that goes on; one that is late will go on for as long as it is late already (Lindy's law)."""
-        return abs(self._began + self._expected_s - self._clock())
+        """Of the run that goes on; one that hangs will go on for as long as it is late already (Lindy's law)."""
+        late = self._clock() - self._began - self._expected_s
+        # What is a little late may well be over: after a pause of the machine requests are seen before it is.
+        return min(abs(late), self._expected_s) if late < _HANGS_S else late
 
     def refusal(
         self,

@@ -14,8 +14,10 @@ from windlass.types import contract
 # How many runs the fit remembers, about; and how far beyond the usual error one run may pull it.
 _MEMORY = 32
 _CLIP = 3.0
-# A bucket's rows change at most this often, and only when the knee left the present size by a quarter.
+# A bucket's rows change at most once in so many runs, and only when the knee left the present size by a quarter. Each
+# time that they go back where they came from they stay for twice as long.
 _PATIENCE = 32
+_LONGEST_PATIENCE = 4_096
 _SLACK = 1.25
 # Doubling a batch pays while it brings a twentieth more throughput: 2(an+b)/(2an+b) >= 1.05 while n <= 9.5 b/a.
 _KNEE = 9.5
@@ -95,19 +97,21 @@ def line_through(measured: Mapping[int, float]) -> Line:
 class Bucket:
     """One bucket of shapes: its line, and the rows that a run of it takes at most."""
 
-    __slots__ = ("_changed", "_least", "_most", "line", "rows")
+    __slots__ = ("_before", "_changed", "_least", "_most", "_patience", "line", "rows")
 
     def __init__(self, line: Line, rows: int, least: int, most: int) -> None:
         self.line = line
         self.rows = rows
         self._least, self._most = least, most
         self._changed = 0
+        self._before = 0
+        self._patience = _PATIENCE
 
     def observe(self, rows: int, seconds: float) -> None:
         """One run; follow the knee of throughput where runs of different sizes show where it is."""
         line = self.line
         line.observe(rows, seconds)
-        if line.runs - self._changed < _PATIENCE or line.spread < 0.01:
+        if line.runs - self._changed < self._patience or line.spread < 0.01:
             return
         knee = _KNEE * line.b / line.a if line.a > 0.0 else math.inf
         if knee > _SLACK * self.rows:
@@ -116,7 +120,12 @@ class Bucket:
             wanted = self.rows // 2
         else:
             return
-        self.rows = min(max(wanted, self._least), self._most)
+        wanted = min(max(wanted, self._least), self._most)
+        if wanted == self.rows:
+            return
+        if wanted == self._before:
+            self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+        self._before, self.rows = self.rows, wanted
         self._changed = line.runs
 
 

@@ -358,3 +358,21 @@ def test_the_more_urgent_runs_first_and_by_itself(new_bench: Make) -> None:
     assert (soon.call.done, late.call.done) == (True, False)
     bench.settle()
     assert late.outcome.batch_rows == 1
+
+
+def test_behind_a_run_that_hangs_nobody_waits_and_one_that_is_a_little_late_keeps_nobody_out(new_bench: Make) -> None:
+    bench = new_bench(inline=False)
+    for _ in range(40):
+        bench.ask(rows_of(1, 1))
+        bench.loop.turn()
+        bench.loop.now += 0.1
+        bench.instance.finish()
+    bench.ask(rows_of(1, 1))
+    bench.loop.turn()
+    bench.loop.now += 0.5
+    assert bench.batch.refuses("local") is None
+    bench.loop.now += 5.0
+    refused = bench.batch.refuses("local")
+    assert isinstance(refused, errors.Overloaded)
+    assert 5 <= refused.retry_after_s <= 6
+    bench.settle()

@@ -62,10 +62,12 @@ _step = st.one_of(_push, _push, st.just(("take",)), st.tuples(st.just("drop"), s
 def test_every_call_leaves_once_in_a_batch_of_its_own_kind(steps: list[tuple[Any, ...]], credit_s: float) -> None:
     line = Line(limit=6, credit_s=credit_s)
     waiting: dict[int, tuple[inference.Call, int]] = {}
+    # When each class had its last batch, or began to wait.
+    since: dict[int, float] = {}
 
     def take() -> None:
         best = min(call.priority for call, _ in waiting.values())
-        starved = {call.priority for call, _ in waiting.values() if line.now - call.arrived > queues.STARVED_S}
+        starved = {priority for priority, began in since.items() if line.now - began > queues.STARVED_S}
         calls, expired = line.take()
         for call in (*calls, *expired):
             left = float("inf") if call.deadline is None else call.deadline - line.now
@@ -75,6 +77,7 @@ def test_every_call_leaves_once_in_a_batch_of_its_own_kind(steps: list[tuple[Any
         assert len({waiting[id(call)][1] for call in (*calls, *expired)}) == 1
         (priority,) = {call.priority for call in (*calls, *expired)}
         assert priority == best or priority in starved
+        since[priority] = line.now
         rows = sum(call.request.rows for call in calls)
         assert rows <= 6 or len(calls) == 1
         key = next(waiting[id(call)][1] for call in (*calls, *expired))
@@ -92,6 +95,8 @@ def test_every_call_leaves_once_in_a_batch_of_its_own_kind(steps: list[tuple[Any
         match step:
             case ("push", identity, key, rows, priority, timeout_s):
                 deadline = None if timeout_s is None else line.now + timeout_s
+                if all(call.priority != priority for call, _ in waiting.values()):
+                    since[priority] = line.now
                 call = line.push(identity, key, rows, priority=priority, deadline=deadline)
                 waiting[id(call)] = (call, key)
             case ("take",) if waiting:

@@ -81,8 +81,10 @@ def test_rows_settle_near_the_knee_and_stay(ratio: float, start: int, seed: int)
     knee = 9.5 * ratio
     assert bucket.rows <= max(2.9 * knee, 2)
     assert bucket.rows >= min(knee / 1.5, 64)
-    # It comes to rest.
-    assert len(set(sizes[-500:])) == 1
+    # It comes to rest, or all but: each way back takes twice as long as the one before.
+    changes = [i for i, (one, other) in enumerate(itertools.pairwise(sizes)) if one != other]
+    assert len(changes) <= 6 + 6
+    assert sum(i >= 1_000 for i in changes) <= 1
 
 
 def test_buckets_that_did_not_run_cost_what_rows_usually_do_and_no_call_is_judged_by_a_guess() -> None:
