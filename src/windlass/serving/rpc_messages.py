@@ -81,6 +81,9 @@ def admit(context: listener.Listener, head: heads.RequestHead) -> heads.Permit:
     except (errors.NotFound, errors.MethodNotAllowed):
         raise errors.Unsupported("there is no such gRPC method on this server") from None
     if not isinstance(permit.match.route.action, _METHODS):
+        if permit.infer is not None and permit.caller.allowance is not None:
+            # The door took it for a question to a model.
+            permit.caller.allowance.release()
         raise errors.Unsupported("this path is no gRPC method: ask it as its protocol does")
     return permit
 

@@ -11,7 +11,7 @@ import pytest
 
 from windlass import errors
 from windlass.security import keys
-from windlass.serving import heads, leases
+from windlass.serving import heads, leases, rpc_messages
 from windlass.types import spec
 
 Make = Callable[..., Any]
@@ -152,3 +152,13 @@ def test_a_place_is_given_back_however_a_request_ends(make_server: Make, parse_r
     server.models.at_once = True
     assert parse_responses(ask()[1].written)[0].status == 200
     server.check_settled()
+
+
+def test_a_place_is_given_back_by_who_asks_a_route_as_a_grpc_method(make_server: Make) -> None:
+    server = make_server(trusted=None)
+    key, text = _key(concurrency=1)
+    _lend(server, key)
+    credential = {b"host": b"127.0.0.1", b"x-api-key": text.encode()}
+    for _ in range(3):
+        with pytest.raises(errors.Unsupported):
+            rpc_messages.admit(server.listener, heads.RequestHead(b"POST", b"/echo/m", credential, keep_alive=True))
