@@ -17,7 +17,7 @@ import msgspec
 
 from windlass import errors
 from windlass.serving import board as boards
-from windlass.serving import channel, crashes, last_good, lending, member, sizing, totals
+from windlass.serving import channel, crashes, last_good, lending, member, sizing, sockets, totals
 from windlass.serving import door as doors
 from windlass.types import spec
 
@@ -101,7 +101,7 @@ class Fleet:
             one.tell(channel.Unready())
         await asyncio.sleep(self.spec.pre_stop_s)
         # From now on only workers hold it: when each has taken what waits and closed its own, callers are refused.
-        self._listening.close()
+        sockets.shut(self._listening)
         await asyncio.gather(*(self._leave(one) for one in self._living()))
         self._lending.save()
 

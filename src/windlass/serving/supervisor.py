@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
-import contextlib
 import json
 import logging
 import os
@@ -20,12 +19,11 @@ import sys
 from pathlib import Path
 
 from windlass import errors
-from windlass.serving import addresses, admin, arrival, counters, fleet, identity, listener, overview, routes, sizing
+from windlass.serving import admin, arrival, counters, fleet, identity, listener, overview, routes, sizing, sockets
 from windlass.serving import door as doors
 from windlass.types import spec, strict_json
 
 log = logging.getLogger("windlass")
-_BACKLOG = 1_024
 
 
 class Supervisor:
@@ -47,7 +45,7 @@ class Supervisor:
         await self._listen(self._bind("admin", self.spec.admin), admin.Admin(server))
         if self.spec.control:
             self.addresses["control"] = self.spec.control
-            await self._listen(_unix_socket(self.spec.control), admin.Control(server))
+            await self._listen(sockets.listen_unix(self.spec.control), admin.Control(server))
 
     async def close(self) -> None:
         """Let the workers finish, then say good-bye to operators."""
@@ -65,42 +63,13 @@ class Supervisor:
         door = doors.Door(table, admin.NoModels(), self.spec.limits, hosts=(), trusted=identity.OPERATOR)
         shared = listener.Listener(loop, door, self._series, self._executor)
         make = loop.create_unix_server if sock.family == socket.AF_UNIX else loop.create_server
-        self._servers.append(await make(lambda: arrival.Arrival(shared), sock=sock, backlog=_BACKLOG))
+        self._servers.append(await make(lambda: arrival.Arrival(shared), sock=sock, backlog=sockets.BACKLOG))
         self._listeners.append(shared)
 
     def _bind(self, name: str, address: str) -> socket.socket:
-        host, port = addresses.split(address)
-        try:
-            family, kind, protocol, _, place = socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            sock = socket.socket(family, kind, protocol)
-            sock.setblocking(False)  # noqa: FBT003 - the library's signature
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(place)
-            sock.listen(_BACKLOG)
-        except OSError as e:
-            raise errors.Unavailable(
-                f"cannot listen on {address}: {e.strerror or e}.", hint="Choose another port, or stop what uses it."
-            ) from None
-        bound = sock.getsockname()
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        scheme = "https" if name == "listen" and self.spec.tls is not None else "http"
-        self.addresses[name] = f"{scheme}://{shown}:{bound[1]}"
+        sock = sockets.listen(address)
+        self.addresses[name] = sockets.url(sock, "https" if name == "listen" and self.spec.tls is not None else "http")
         return sock
-
-
-def _unix_socket(path: str) -> socket.socket:
-    """A socket that only this user can open, made under a mask so that there is no moment when others could."""
-    with contextlib.suppress(FileNotFoundError):
-        Path(path).unlink()
-    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        unix.bind(path)
-    finally:
-        os.umask(mask)
-    return unix
 
 
 async def serve(wanted: spec.Spec, ready_fd: int | None, *, quiet: bool) -> None:
