@@ -19,6 +19,7 @@ _SWEEP_S = 0.05
 _AGAIN_S = 0.05
 _OPENING_AT_ONCE = 64
 _OPEN_S = 1.0
+_CLOSE_S = 0.002
 
 
 class Generator:
@@ -48,10 +49,21 @@ class Generator:
         self._loop.call_later(self._plan.warm_s, self._account.warm)
         self._sweep()
         await self._done
-        for task in self._opening:
-            task.cancel()
+        await self._closed()
         ended = min(self._until, self._clock())
         return self._account.report(max(ended - self._account.measured, 1e-9), self._plan.rate)
+
+    async def _closed(self) -> None:
+        """Wait for the connections to be gone, for a moment."""
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        patience = self._clock() + _OPEN_S
+        while self._connections and self._clock() < patience:
+            for connection in list(self._connections):
+                connection.close()
+            await asyncio.sleep(_CLOSE_S)
 
     def opened(self, connection: http_connection.Connection) -> None:
         """A connection is there."""
@@ -136,8 +148,6 @@ class Generator:
             connection.expire(now - self._plan.timeout_s)
         self._give_up(now)
         if self._over and not self._account.in_flight:
-            for connection in list(self._connections):
-                connection.close()
             self._done.set_result(None)
         else:
             self._loop.call_later(_SWEEP_S, self._sweep)
