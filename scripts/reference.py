@@ -357,8 +357,8 @@ def metrics() -> str:
     return (
         "# Metrics\n\n"
         "In Prometheus' text format at `/metrics` on the admin port, over all workers. `variant` is the arm that\n"
-        "answered, empty where an endpoint has one only. The `nv_inference_` names are those of Triton, for dashboards\n"
-        "that ask for them.\n\n" + table(("name", "labels", "meaning"), rows)
+        "answered, empty where an endpoint has one only. The `nv_inference_` names are Triton's, for dashboards that\n"
+        "ask for them.\n\n" + table(("name", "labels", "meaning"), rows)
     )
 
 

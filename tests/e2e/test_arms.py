@@ -18,7 +18,7 @@ import pytest
 from tritonclient import grpc
 
 from windlass.client import load
-from windlass.serving import disagreements, exposures
+from windlass.serving.routing import disagreements, exposures
 from windlass.types import spec, strict_json, tensor_codec
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 30], "datatype": "FP32", "data": [0.5] * 30}]}).encode()

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from windlass import telemetry
-from windlass.serving import totals
+from windlass.serving.metrics import totals
 
 ROW = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0.1] * 4}]})
 

@@ -16,7 +16,7 @@ from h2 import config, connection, events
 from windlass import plugins
 from windlass.protocols import base
 from windlass.security import keys
-from windlass.serving import routes
+from windlass.serving.door import routes
 from windlass.types import spec
 
 PEPPER = "5a" * 32

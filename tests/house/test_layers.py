@@ -38,7 +38,7 @@ def test_floors_hold() -> None:
     ("file", "line"),
     [
         ("errors.py", "from windlass.types import tensor"),
-        ("types/tensor.py", "from windlass.serving import batcher"),
+        ("types/tensor.py", "from windlass.serving.scheduling import batcher"),
         ("protocols/base.py", "from windlass.runtimes import base"),
         ("registry/__init__.py", "from windlass.client import inference"),
     ],
@@ -118,7 +118,7 @@ def test_modules_are_imported_across_rooms(sources: list[Any]) -> None:
 
 
 def test_an_imported_name_is_found(snippet: Callable[[str, str], Any]) -> None:
-    bad = snippet("serving/door.py", "from windlass.types.spec import Spec\nfrom windlass.types import spec\n")
+    bad = snippet("serving/door/door.py", "from windlass.types.spec import Spec\nfrom windlass.types import spec\n")
     assert len(name_imports(bad, {"windlass.types.spec"}.__contains__)) == 1
 
 

@@ -19,10 +19,11 @@ LONG_FUNCTIONS: dict[str, str] = {}
 # Not values but the state of something that goes on (a request, a load); everything else that holds data is frozen.
 STATE = frozenset(
     {
-        "serving/exchange.py:Exchange",
-        "serving/heads.py:Permit",
-        "serving/heads.py:RequestHead",
-        "serving/http2_streams.py:Stream",
+        "serving/transport/exchange.py:Exchange",
+        "serving/transport/question.py:Question",
+        "serving/door/heads.py:Permit",
+        "serving/door/heads.py:RequestHead",
+        "serving/transport/http2_streams.py:Stream",
         "types/inference.py:Call",
     }
 )

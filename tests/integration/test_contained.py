@@ -16,7 +16,7 @@ from windlass.packaging import package as packages
 from windlass.packaging.capture import base
 from windlass.runtimes import base as runtimes
 from windlass.runtimes import declared
-from windlass.serving import loader
+from windlass.serving.routing import loader
 from windlass.types import signature, spec, strict_json
 
 SPECS = (signature.TensorSpec("x", "FP32", ("batch", 4)),)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import pytest
 
 from windlass import errors
-from windlass.serving import counters, totals
+from windlass.serving.metrics import counters, totals
 
 STARTED, ENDED, RAN = range(3)
 

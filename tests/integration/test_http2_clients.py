@@ -18,7 +18,9 @@ import uvloop
 
 from windlass import errors
 from windlass.protocols import base
-from windlass.serving import counters, door, http2, http2_streams, identity, listener, routes
+from windlass.serving.door import door, identity, routes
+from windlass.serving.metrics import counters
+from windlass.serving.transport import http2, http2_streams, listener
 from windlass.types import directory, spec
 
 NODE = """

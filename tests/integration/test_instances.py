@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from windlass import errors
-from windlass.serving import batcher, counters, instance, stack
+from windlass.serving.metrics import counters
+from windlass.serving.scheduling import batcher, instance, stack
 from windlass.types import inference, signature, tensor
 
 X = signature.TensorSpec("x", "FP32", ("batch",))

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from windlass import telemetry
-from windlass.serving import counters, metrics
+from windlass.serving.metrics import counters
+from windlass.serving.metrics import exposition as metrics
 
 
 def test_promtool_accepts_every_line() -> None:

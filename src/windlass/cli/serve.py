@@ -15,7 +15,8 @@ import msgspec
 
 from windlass import errors, references
 from windlass.cli import output
-from windlass.serving import addresses, launch, peers, tls
+from windlass.serving import launch
+from windlass.serving.transport import addresses, peers, tls
 from windlass.types import spec, strict_json
 
 

@@ -15,7 +15,7 @@ import orjson
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import metrics
+from windlass.serving.metrics import exposition as metrics
 from windlass.types import directory, spec, strict_json
 
 Directory = directory.ModelDirectory

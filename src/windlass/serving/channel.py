@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from windlass import errors
-from windlass.serving import leases
+from windlass.serving.door import leases
 from windlass.types import spec
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,11 @@ from typing import Any
 import msgspec
 
 from windlass import errors
-from windlass.serving import board as boards
-from windlass.serving import channel, crashes, last_good, lending, member, sizing, sockets, totals
-from windlass.serving import door as doors
+from windlass.serving import channel, crashes, last_good, lending, member, sizing
+from windlass.serving.door import door as doors
+from windlass.serving.metrics import board as boards
+from windlass.serving.metrics import totals
+from windlass.serving.transport import sockets
 from windlass.types import spec
 
 log = logging.getLogger("windlass")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
-from windlass.serving import channel, leases, member
+from windlass.serving import channel, member
+from windlass.serving.door import leases
 from windlass.types import spec
 
 

@@ -9,7 +9,9 @@ import os
 import time
 from typing import Any
 
-from windlass.serving import fleet, metrics, outcomes
+from windlass.serving import fleet
+from windlass.serving.metrics import exposition as metrics
+from windlass.serving.metrics import outcomes
 from windlass.types import spec
 
 

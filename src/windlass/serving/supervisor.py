@@ -19,8 +19,11 @@ import sys
 from pathlib import Path
 
 from windlass import errors
-from windlass.serving import admin, arrival, counters, fleet, identity, listener, overview, routes, sizing, sockets
-from windlass.serving import door as doors
+from windlass.serving import admin, fleet, overview, sizing
+from windlass.serving.door import door as doors
+from windlass.serving.door import identity, routes
+from windlass.serving.metrics import counters
+from windlass.serving.transport import arrival, listener, sockets
 from windlass.types import spec, strict_json
 
 log = logging.getLogger("windlass")

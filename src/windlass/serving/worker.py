@@ -26,26 +26,13 @@ import uvloop
 from windlass import errors, plugins, telemetry
 from windlass.packaging import archive
 from windlass.security import confine
-from windlass.serving import (
-    acceptor,
-    access_log,
-    addresses,
-    arrival,
-    channel,
-    counters,
-    identity,
-    leases,
-    limits,
-    listener,
-    log_writer,
-    pool,
-    replicated,
-    routes,
-    tls,
-    totals,
-)
-from windlass.serving import board as boards
-from windlass.serving import door as doors
+from windlass.serving import channel
+from windlass.serving.door import door as doors
+from windlass.serving.door import identity, leases, limits, routes
+from windlass.serving.metrics import access_log, counters, log_writer, totals
+from windlass.serving.metrics import board as boards
+from windlass.serving.routing import pool, replicated
+from windlass.serving.transport import acceptor, addresses, arrival, listener, tls
 from windlass.storage import blobs
 from windlass.types import spec
 

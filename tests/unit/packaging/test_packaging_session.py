@@ -237,9 +237,10 @@ class TestSession:
             session.open(changed(lambda m: msgspec.structs.replace(m, model=other)))
 
     def test_a_runtime_that_carries_code_is_not_loaded_here(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        made = changed(lambda m: m)
         monkeypatch.setattr("windlass.runtimes.onnx.OnnxRuntime.carries_code", True)
         with pytest.raises(errors.Unsupported, match="carry code"):
-            session.open(changed(lambda m: m))
+            session.open(made)
 
     def test_an_unknown_runtime_or_transform_is_named(self) -> None:
         other = manifest.ModelSpec("onx", package().manifest.model.blobs)

@@ -17,8 +17,10 @@ import pytest
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
-from windlass.serving import arrival, counters, door, http1, identity, listener, routes
-from windlass.serving import limits as allowances
+from windlass.serving.door import door, identity, routes
+from windlass.serving.door import limits as allowances
+from windlass.serving.metrics import counters
+from windlass.serving.transport import arrival, http1, listener
 from windlass.types import contract, directory, inference, manifest, signature, spec
 
 SIGNATURE = signature.Signature(

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 
 from windlass import errors, plugins
 from windlass.protocols import base
-from windlass.serving import launch, measure, responses, routes
+from windlass.serving import launch
+from windlass.serving.door import routes
+from windlass.serving.scheduling import measure
+from windlass.serving.transport import responses
 from windlass.types import spec, strict_json, tensor
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.serving import channel, leases
+from windlass.serving import channel
+from windlass.serving.door import leases
 from windlass.types import spec
 
 NAMES = st.text(max_size=20)

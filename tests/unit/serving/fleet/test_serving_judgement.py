@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from windlass import errors
 from windlass.cli import serve
-from windlass.serving import board, crashes, last_good, sizing
+from windlass.serving import crashes, last_good, sizing
+from windlass.serving.metrics import board
 from windlass.types import spec
 
 MB = 1_000_000

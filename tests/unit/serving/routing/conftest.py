@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from windlass.packaging import archive, build, draft, session
-from windlass.serving import counters, loader, measure, pool
+from windlass.serving.metrics import counters
+from windlass.serving.routing import loader, pool
+from windlass.serving.scheduling import measure
 from windlass.types import inference, signature, spec
 
 

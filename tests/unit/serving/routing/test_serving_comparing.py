@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from windlass.serving import comparing, disagreements
+from windlass.serving.routing import comparing, disagreements
 from windlass.types import tensor_codec
 
 floats = arrays.arrays(np.float32, (4, 3), elements=st.floats(width=32))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from windlass.serving import counters, exposures
+from windlass.serving.metrics import counters
+from windlass.serving.routing import exposures
 
 
 class Clock:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from windlass import errors
-from windlass.serving import pool
+from windlass.serving.routing import pool
 from windlass.types import spec
 
 

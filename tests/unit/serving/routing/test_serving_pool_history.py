@@ -18,7 +18,8 @@ from hypothesis import given, settings, stateful
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.serving import counters, loader, pool
+from windlass.serving.metrics import counters
+from windlass.serving.routing import loader, pool
 from windlass.types import directory, spec
 
 VERSIONS = ("1", "2", "3")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.serving import router
+from windlass.serving.routing import router
 from windlass.types import contract, directory, manifest, signature, spec
 
 X = signature.TensorSpec("x", "FP32", ("batch", 2))

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from windlass import errors
-from windlass.serving import arms, counters, disagreements, shadow
+from windlass.serving.metrics import counters
+from windlass.serving.routing import arms, disagreements, shadow
 from windlass.types import directory, inference, spec, tensor
 
 Take = Callable[[float], None]

@@ -1,0 +1,191 @@
+"""The exposure log: one line for each request whose arm was drawn, to which labels and outcomes are joined later.
+
+Noted by routers on the loop, written by one thread to append-only segments, one file a process at a time; a crash loses
+what was noted in its last moment (`FLUSH_S`). Must never make the loop wait for the disk (what the disk cannot take is
+counted and lost), and never hold a sticky key itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from windlass import telemetry
+from windlass.serving.metrics import counters
+
+log = logging.getLogger(__name__)
+How: TypeAlias = Literal["draw", "sticky", "pin", "override", "version"]
+SEGMENT_BYTES = 16 * 1024 * 1024
+# What one endpoint may keep, over all processes; the oldest segments go first.
+RETAINED_BYTES = 512 * 1024 * 1024
+BUFFER_LINES = 65_536
+FLUSH_S = 0.2
+_CLOSING_S = 5.0
+_FOLDER = "exposures"
+
+
+class Exposure(msgspec.Struct, frozen=True):
+    """Who was sent where. Only `draw` and `sticky` are evidence: the others were chosen, with probability 1.
+
+    `time` is in seconds since the epoch, `generation` that of the weights, `key` a keyed hash of the sticky key
+    (empty: none was sent), `caller` the API key's id.
+    """
+
+    time: float
+    request: str
+    endpoint: str
+    arm: str
+    probability: float
+    generation: int
+    how: How
+    key: str = ""
+    caller: str = ""
+
+
+class _Journal:
+    """One endpoint's lines that wait for the disk, and the segment that is written now."""
+
+    def __init__(self, folder: Path, endpoint: str, series: counters.Counters) -> None:
+        self.folder = folder
+        self.lines: collections.deque[bytes] = collections.deque()
+        # Counted by the loop: draws, and lines for which there was no room; by the thread: lines the disk refused.
+        self.noted = series.counter(telemetry.EXPOSURES, endpoint, "noted")
+        self.crowded = series.counter(telemetry.EXPOSURES, endpoint, "dropped")
+        self.lost = series.counter(telemetry.EXPOSURES, endpoint, "lost")
+        self.descriptor = -1
+        self.segment = ""
+        self.written = 0
+
+
+class Exposures:
+    """The logs of one process, in the folder `state`; without one nothing is kept."""
+
+    def __init__(self, state: str, series: counters.Counters, clock: Callable[[], float] = time.time) -> None:
+        self._folder = Path(state) / _FOLDER if state else None
+        self._series = series
+        self._clock = clock
+        self._encode = msgspec.json.Encoder().encode
+        self._journals: dict[str, _Journal] = {}
+        self._writing = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def journal(self, endpoint: str) -> Callable[..., None] | None:
+        """`note(request, arm, probability, generation, how, key, caller)` for an endpoint; None if nothing is kept."""
+        if self._folder is None:
+            return None
+        journal = self._journals.get(endpoint)
+        if journal is None:
+            journal = self._journals[endpoint] = _Journal(self._folder / endpoint, endpoint, self._series)
+        encode, clock = self._encode, self._clock
+
+        def note(request: str, arm: str, probability: float, generation: int, how: How, key: str, caller: str) -> None:
+            journal.noted[0] += 1
+            if len(journal.lines) >= BUFFER_LINES:
+                journal.crowded[0] += 1
+                return
+            line = encode(Exposure(clock(), request, endpoint, arm, probability, generation, how, key, caller))
+            journal.lines.append(line + b"\n")
+
+        return note
+
+    def start(self) -> None:
+        """Write from now on, on a thread of its own; at most once."""
+        if self._thread is None and self._folder is not None:
+            self._thread = threading.Thread(target=self._serve, name="exposures", daemon=True)
+            self._thread.start()
+
+    def flush(self) -> None:
+        """Write what is there. Lines that the disk refuses are lost and counted."""
+        with self._writing:
+            for journal in list(self._journals.values()):
+                # The loop appends meanwhile: only what is there now is taken, line by line.
+                lines = [journal.lines.popleft() for _ in range(len(journal.lines))]
+                if lines:
+                    try:
+                        self._write(journal, b"".join(lines))
+                    except OSError as e:
+                        journal.lost[0] += len(lines)
+                        log.error("%d exposures are lost: %s", len(lines), e.strerror)
+
+    def close(self) -> None:
+        """Write the rest, then end."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(_CLOSING_S)
+        self.flush()
+        for journal in self._journals.values():
+            _close_segment(journal)
+
+    def _serve(self) -> None:
+        while not self._ended.wait(FLUSH_S):
+            self.flush()
+
+    def _write(self, journal: _Journal, data: bytes) -> None:
+        if journal.descriptor >= 0 and journal.written + len(data) > SEGMENT_BYTES:
+            _close_segment(journal)
+        if journal.descriptor < 0:
+            journal.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            journal.segment = f"{int(self._clock() * 1e9):020d}-{os.getpid()}.jsonl"
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            journal.descriptor = os.open(journal.folder / journal.segment, flags, 0o600)
+            journal.written = 0
+            _retain(journal)
+        view = memoryview(data)
+        while view:
+            count = os.write(journal.descriptor, view)
+            view = view[count:]
+            journal.written += count
+
+
+def _close_segment(journal: _Journal) -> None:
+    if journal.descriptor >= 0:
+        os.close(journal.descriptor)
+        journal.descriptor = -1
+
+
+def _retain(journal: _Journal) -> None:
+    """Remove the oldest segments until all that is kept is within bounds."""
+    sizes = {}
+    for path in journal.folder.glob("*.jsonl"):
+        try:
+            sizes[path] = path.stat().st_size
+        except FileNotFoundError:  # another process removed it
+            continue
+    total = sum(sizes.values()) + SEGMENT_BYTES
+    for path in sorted(sizes):
+        if total <= RETAINED_BYTES:
+            break
+        if path.name != journal.segment:
+            path.unlink(missing_ok=True)
+            total -= sizes[path]
+
+
+def read(folder: Path, endpoint: str, since: float = 0.0) -> Iterator[Exposure]:
+    """The exposures of an endpoint from `since` (seconds since the epoch) on, segment by segment, oldest first.
+
+    `folder` is the spec's `state`. A line that a crash cut off is passed over.
+    """
+    decode = msgspec.json.Decoder(Exposure).decode
+    for path in sorted((folder / _FOLDER / endpoint).glob("*.jsonl")):
+        try:
+            with path.open("rb") as segment:
+                if os.fstat(segment.fileno()).st_mtime < since:
+                    continue
+                for line in segment:
+                    try:
+                        found = decode(line)
+                    except msgspec.DecodeError:
+                        continue
+                    if found.time >= since:
+                        yield found
+        except FileNotFoundError:  # its time came while the others were read
+            continue

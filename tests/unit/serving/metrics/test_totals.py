@@ -1,0 +1,195 @@
+"""Counters in shared memory: added up over regions, folded when a worker ends, never back and never double."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windlass import errors, telemetry
+from windlass.serving.metrics import counters, regions, totals
+
+
+@pytest.fixture
+def memory() -> Iterator[totals.Memory]:
+    made = totals.Memory.create(3)
+    yield made
+    os.close(made.fd)
+
+
+def count(worker: counters.Counters, outcome: int, latency_s: float = 0.001) -> None:
+    series = worker.requests_of("m", "1", "p")
+    series.admitted[0] += 1
+    series.outcomes[outcome] += 1
+    series.latency.observe(latency_s)
+
+
+def outcomes(found: counters.Counters) -> dict[str, int]:
+    return dict(zip(counters.OUTCOMES, found.requests_of("m", "1", "p").outcomes, strict=True))
+
+
+def test_workers_are_added_up_whatever_order_they_count_in(memory: totals.Memory) -> None:
+    one, other = memory.writer(1), memory.writer(2)
+    other.count_error("beside")
+    for worker, requests in ((one, 3), (other, 5)):
+        for _ in range(requests):
+            count(worker, counters.OK)
+        worker.runs_of("m", "1").ran(requests, 0.25, [0.5], 7.0 + requests)
+        worker.count_rejected("overloaded")
+        worker.gauge(telemetry.CONNECTIONS)[0] = requests
+    found = totals.Memory.attach(memory.fd).read()
+    assert outcomes(found)["ok"] == 8
+    assert found.rejected == {"overloaded": 2}
+    assert found.errors == {"beside": 1}
+    assert found.gauge(telemetry.CONNECTIONS)[0] == 8
+    told = found.statistics("m", "1")
+    assert (told.inference_count, told.execution_count, told.success_count) == (8, 2, 8)
+    assert (told.compute_infer_ns, told.queue_ns) == (500_000_000, 1_000_000_000)
+    assert told.batches == {3: (1, 250_000_000), 5: (1, 250_000_000)}
+    assert told.last_inference_ms == 12_000
+
+
+def test_a_read_twice_is_the_same(memory: totals.Memory) -> None:
+    count(memory.writer(1), counters.OK)
+    assert [outcomes(memory.read())["ok"] for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.promise("P-51")
+def test_what_a_dead_worker_had_in_flight_has_failed(memory: totals.Memory) -> None:
+    worker = memory.writer(1)
+    count(worker, counters.OK)
+    worker.requests_of("m", "1", "p").admitted[0] += 2
+    worker.gauge(telemetry.CONNECTIONS)[0] = 9
+    assert memory.fold(1) == 2
+    found = memory.read()
+    assert outcomes(found) == {"ok": 1, "failed": 2, "expired": 0, "cancelled": 0, "rejected": 0}
+    assert found.errors == {totals.LOST: 2}
+    # Its gauges ended with it.
+    assert found.gauge(telemetry.CONNECTIONS)[0] == 0
+    assert memory.fold(1) == 0
+    assert outcomes(memory.read())["failed"] == 2
+
+
+def test_a_place_is_used_again(memory: totals.Memory) -> None:
+    reader = totals.Memory.attach(memory.fd)
+    for _ in range(4):
+        worker = memory.writer(2)
+        count(worker, counters.OK)
+        # Declared elsewhere than by the worker before it.
+        worker.counter(telemetry.LOG_DROPPED, str(reader.read().requests_of("m", "1", "p").outcomes[0]))
+        count(worker, counters.CANCELLED)
+        reader.read()
+        memory.fold(2)
+    assert outcomes(reader.read()) == {"ok": 4, "failed": 0, "expired": 0, "cancelled": 4, "rejected": 0}
+
+
+Step = tuple[str, int, int]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(("count", "admit", "run", "error", "fold", "read")), st.integers(1, 3), st.integers(0, 4)
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps)
+def test_totals_are_what_was_counted_at_every_moment(taken: list[Step]) -> None:
+    memory = totals.Memory.create(3)
+    reader = totals.Memory.attach(memory.fd)
+    workers = {place: memory.writer(place) for place in (1, 2, 3)}
+    wanted: dict[str, Any] = {"outcomes": [0] * 5, "flying": dict.fromkeys((1, 2, 3), 0), "rows": 0, "lost": 0}
+    for what, place, number in taken:
+        if what == "count":
+            count(workers[place], number)
+            wanted["outcomes"][number] += 1
+        elif what == "admit":
+            workers[place].requests_of("m", "1", "p").admitted[0] += 1
+            wanted["flying"][place] += 1
+        elif what == "run":
+            workers[place].runs_of("m", "1").ran(number + 1, 0.5, [0.0], 1.0)
+            wanted["rows"] += number + 1
+        elif what == "fold":
+            lost = wanted["flying"][place]
+            assert memory.fold(place) == lost
+            wanted["outcomes"][counters.FAILED] += lost
+            wanted["lost"] += lost
+            wanted["flying"][place] = 0
+            workers[place] = memory.writer(place)
+        for found in (memory.read(), reader.read()):
+            series = found.requests_of("m", "1", "p")
+            assert series.outcomes.tolist() == wanted["outcomes"]
+            assert series.in_flight == sum(wanted["flying"].values())
+            assert series.admitted[0] == sum(series.outcomes) + series.in_flight
+            assert found.statistics("m", "1").inference_count == wanted["rows"]
+            assert found.errors.get(totals.LOST, 0) == wanted["lost"]
+    os.close(memory.fd)
+
+
+def test_a_reader_in_the_middle_of_a_fold_sees_neither_half(
+    memory: totals.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, late = totals.Memory.attach(memory.fd), totals.Memory.attach(memory.fd)
+    count(memory.writer(1), counters.OK)
+    reader.read()
+    clear = regions.Region.clear
+    seen: list[Any] = []
+
+    def clear_under_a_reader(region: regions.Region) -> None:
+        seen.append(outcomes(reader.read())["ok"])
+        clear(region)
+        seen.append(outcomes(reader.read())["ok"])
+        try:
+            late.read()
+        except errors.Unavailable as e:
+            seen.append(e)
+
+    monkeypatch.setattr(regions.Region, "clear", clear_under_a_reader)
+    memory.fold(1)
+    assert seen[:2] == [1, 1]
+    assert isinstance(seen[2], errors.Unavailable)
+    assert outcomes(reader.read())["ok"] == outcomes(late.read())["ok"] == 1
+
+
+def test_a_full_region_counts_on_under_one_label(memory: totals.Memory) -> None:
+    worker = memory.writer(1)
+    room = (regions.BYTES // 8 - regions.SLOTS_AT) // len(counters.KINDS["runs"])
+    for index in range(room + 5):
+        worker.runs_of(f"m{index}", "1").ran(1, 0.1, [0.1], 1.0)
+    found = memory.read()
+    kept = sum(one.rows[0] for key, one in found.runs.items() if key[0] != counters.OVERFLOW)
+    rest = found.runs_of(counters.OVERFLOW, "").rows[0]
+    assert kept + rest == room + 5
+    assert rest >= 5
+    assert found.counter(telemetry.OVERFLOWED)[0] == rest
+    memory.fold(1)
+    again = memory.read()
+    assert sum(one.rows[0] for one in again.runs.values()) == room + 5
+
+
+def test_models_that_come_and_go_take_no_more_room(memory: totals.Memory) -> None:
+    worker = memory.writer(1)
+    worker.runs_of("m", "1")
+    count(worker, counters.OK)
+    used = worker.region.words[regions.USED]
+    for _ in range(1_000):
+        worker.runs_of("m", "1").ran(1, 0.1, [0.1], 1.0)
+        count(worker, counters.OK)
+    assert worker.region.words[regions.USED] == used
+
+
+def test_another_process_is_told_when_it_was_given_something_else(tmp_path: Any) -> None:
+    for content in (b"", b"x" * 8_192):
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        with path.open("r+b") as file, pytest.raises(errors.UsageError):
+            totals.Memory.attach(file.fileno())
+
+
+def test_nobody_can_cut_the_memory_short(memory: totals.Memory) -> None:
+    with pytest.raises(PermissionError):
+        os.ftruncate(memory.fd, 0)
