@@ -11,6 +11,7 @@ import datetime as dt
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -18,13 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import calls
 import load
+import mixed
 import models
 import numpy as np
-import onnxruntime
 import ours
+import overload
 import report
+import scaling
 import servers
+import swaps
 
 MODELS = ours.FOLDER / "models"
 RESULTS = Path(__file__).parent / "results"
@@ -44,12 +49,19 @@ class Plan:
     limit: tuple[int, ...] = ()
     binary: bool = False
     longer: float = 1.0
+    grpc: bool = False
+
+    @property
+    def name(self) -> str:
+        """What its samples are kept under."""
+        return f"{self.model}, gRPC" if self.grpc else self.model
 
 
 PLANS: dict[str, tuple[Plan, ...]] = {
     "S1": (Plan("mlp", ("windlass", "fastapi"), CLOSED_LOOPS),),
     "S2": (Plan("mlp", ("windlass", "litserve", "mlserver", "bentoml"), CLOSED_LOOPS),),
     "S4": (Plan("mlp", ("windlass", "fastapi"), (1,)),),
+    "S5": (Plan("mlp", ("windlass", "grpcio-threads", "grpcio-asyncio"), (1, 64), grpc=True),),
     "wide": (Plan("wide", ("windlass", "fastapi"), (16, 64), limit=(1, 8, 32, 64)),),
     "S6": (
         Plan("minilm", ("windlass",), (8,), limit=(1, 2, 4, 8), longer=3),
@@ -58,6 +70,8 @@ PLANS: dict[str, tuple[Plan, ...]] = {
     "S10": (Plan("mlp", ("windlass",), ()),),
     "S11": (Plan("mlp", ("windlass",), ()),),
 }
+SCENARIOS = {"S7": mixed.Scenario, "S8": overload.Scenario, "S9": scaling.Scenario, "S12": swaps.Scenario}
+BARS = [*PLANS, *SCENARIOS]
 
 
 @dataclass
@@ -68,20 +82,22 @@ class Measured:
     limits: list[dict[str, Any]] = field(default_factory=list)
     starts: list[dict[str, Any]] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    scenarios: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def merged(bars: list[str]) -> list[Plan]:
     """The plans of all bars, each model measured once with all that any bar needs of it."""
     found: dict[str, Plan] = {}
-    for plan in (plan for bar in bars for plan in PLANS[bar]):
-        known = found.get(plan.model, plan)
-        found[plan.model] = Plan(
+    for plan in (plan for bar in bars for plan in PLANS.get(bar, ())):
+        known = found.get(plan.name, plan)
+        found[plan.name] = Plan(
             plan.model,
             tuple(dict.fromkeys(known.servers + plan.servers)),
             tuple(sorted({*known.connections, *plan.connections})),
             known.limit or plan.limit,
             plan.binary,
             plan.longer,
+            plan.grpc,
         )
     return list(found.values())
 
@@ -103,16 +119,23 @@ class Prepared:
 
 def prepare(plan: Plan, missing: dict[str, str]) -> Prepared:
     """Export, package, and run Windlass once, so that no round starts with a model that is not known yet."""
-    say(f"{plan.model}: preparing")
+    say(f"{plan.name}: preparing")
     model = models.MODELS[plan.model]
     onnx = models.export(model, MODELS)
     row = model.row()
-    expected = onnxruntime.InferenceSession(str(onnx)).run(None, row)[0].ravel()
-    request = (load.binary_request if plan.binary else load.json_request)(row)
+    expected = ours.answer(onnx, row)
+    if plan.grpc:
+        request = calls.request(model.name, row)
+    else:
+        request = (load.binary_request if plan.binary else load.json_request)(row)
     here = []
+    if plan.grpc and shutil.which("h2load") is None:
+        missing["h2load"] = "it is Debian's nghttp2-client"
+        return Prepared(plan, onnx, request, expected, ())
     for name in plan.servers:
         if name == "windlass":
-            here.append(ours.server(model, onnx))
+            own = ours.server(model, *ours.package(model, onnx))
+            here.append(ours.over_grpc(own) if plan.grpc else own)
             with servers.running(here[-1], onnx, request, expected):
                 pass
         elif why := servers.why_missing(name):
@@ -140,19 +163,29 @@ def measure_round(prepared: Prepared, seconds: float, turn: int, found: Measured
     """One round: every server of the plan once, and the limit once."""
     plan = prepared.plan
     if plan.limit:
-        say(f"round {turn}, {plan.model}: the limit")
+        say(f"round {turn}, {plan.name}: the limit")
         found.limits.append(measure_limit(prepared, seconds, turn))
     for server in prepared.servers:
         with servers.running(server, prepared.onnx, prepared.request, prepared.expected) as alive:
             # What an idle server weighs is read a moment after its first answer.
             time.sleep(1)
-            start = {"server": server.name, "model": plan.model, "round": turn}
+            start = {"server": server.name, "model": plan.name, "round": turn}
             found.starts.append({**start, "start_s": alive.start_s, "pss_mb": alive.pss_mb()})
             request = prepared.request.along(server.headers)
             for connections in plan.connections:
-                sample = load.measure(alive, plan.model, request, connections, seconds * plan.longer, turn)
+                generator = calls.h2load if plan.grpc else load.wrk
+                length = seconds * plan.longer
+                sample = load.measure(alive, plan.name, request, connections, length, turn, generator)
                 found.samples.append(sample)
-                say(f"round {turn}, {plan.model}: {server.name} c={connections}: {sample.rate:,.0f}/s")
+                say(f"round {turn}, {plan.name}: {server.name} c={connections}: {sample.rate:,.0f}/s")
+
+
+def measure_scenarios(scenarios: dict[str, Any], seconds: float, turn: int, found: Measured) -> None:
+    """One round of what is more than a server under a closed loop."""
+    for name, scenario in scenarios.items():
+        say(f"round {turn}, {name}")
+        one = {"round": turn, **scenario.measure(seconds)}
+        found.scenarios.setdefault(name, []).append(one)
 
 
 def machine() -> dict[str, Any]:
@@ -182,13 +215,15 @@ def versions() -> dict[str, str]:
         ["git", "describe", "--always", "--dirty"], cwd=servers.ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
     found = {"windlass": f"{_installed(sys.executable, ['windlass', 'onnxruntime', 'numpy'])} ({commit})"}
-    for peer in servers.PEERS:
-        if not servers.why_missing(peer):
+    for name, server in servers.PEERS.items():
+        peer = server.folder
+        if peer not in found and not servers.why_missing(name):
             lines = (servers.ROOT / "benchmarks" / "peers" / peer / "requirements.txt").read_text().split()
             python = str(servers.ROOT / ".venvs" / peer / "bin" / "python")
             found[peer] = _installed(python, [line.partition("==")[0].partition("[")[0] for line in lines])
     wrk = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    return {**found, "wrk": wrk.partition(" Copyright")[0].strip()}
+    h2load = subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=False).stdout.strip()
+    return {**found, "wrk": wrk.partition(" Copyright")[0].strip(), "h2load": h2load}
 
 
 def _installed(python: str, names: list[str]) -> str:
@@ -198,9 +233,9 @@ def _installed(python: str, names: list[str]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(PLANS), default=list(PLANS), help="the bars to measure")
+    parser.add_argument("--only", nargs="+", choices=BARS, default=BARS, help="the bars to measure")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (3 or more for a result)")
-    parser.add_argument("--seconds", type=float, default=5, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=3, help="length of each measurement")
     parser.add_argument("--dry", action="store_true", help="print the report, write nothing")
     options = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -210,17 +245,21 @@ def main() -> int:
     about |= {"versions": versions(), "bars": options.only, "rounds": options.rounds, "seconds": options.seconds}
     found = Measured()
     plans = [prepare(plan, found.missing) for plan in merged(options.only)]
+    scenarios = {name: make() for name, make in SCENARIOS.items() if name in options.only}
     for turn in range(1, options.rounds + 1):
         for prepared in plans:
             measure_round(prepared, options.seconds, turn, found)
+        measure_scenarios(scenarios, options.seconds, turn, found)
     run = {
         **about,
         "samples": [sample.plain() for sample in found.samples],
         "limits": found.limits,
         "starts": found.starts,
         "missing": found.missing,
+        "scenarios": found.scenarios,
     }
-    text, kept = report.write(run, {name: model.title for name, model in models.MODELS.items()})
+    titles = {name: model.title for name, model in models.MODELS.items()}
+    text, kept = report.write(run, titles | {"mlp, gRPC": f"{titles['mlp']}, gRPC"})
     if not options.dry:
         RESULTS.mkdir(exist_ok=True)
         stamp = about["date"].removesuffix(" UTC").replace(" ", "T").replace(":", "")

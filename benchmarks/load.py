@@ -1,7 +1,7 @@
-"""Load on a server: one request as bytes, sent by wrk from a core of its own, in a closed loop.
+"""Load on a server: one request as bytes, sent from a core of its own: by wrk in a closed loop, or as `account`s tell.
 
-Called by `bench.py`. A closed loop of c connections sends the next request when the answer is there: its latency
-says nothing about a server above its capacity.
+Called by `bench.py` and the scenarios. A closed loop of c connections sends the next request when the answer is there:
+its latency says nothing about a server above its capacity. Open loops are Windlass's own load generator's.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ import os
 import subprocess
 import tempfile
 import urllib.request
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
+from windlass.client import load as asking
+from windlass.client import plan as plans
+from windlass.client import report as reports
 
 HERE = Path(__file__).parent
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -144,11 +149,16 @@ def wrk(url: str, request: Request, connections: int, seconds: float) -> dict[st
     return json.loads(line.removeprefix("RESULT "))
 
 
-def measure(alive: Alive, model: str, request: Request, connections: int, seconds: float, turn: int) -> Sample:
+Generator = Callable[[str, Request, int, float], dict[str, float]]
+
+
+def measure(
+    alive: Alive, model: str, request: Request, connections: int, seconds: float, turn: int, generator: Generator = wrk
+) -> Sample:
     """Warm up for a fifth of the time, then measure."""
-    wrk(alive.url, request, connections, seconds / 5)
+    generator(alive.url, request, connections, seconds / 5)
     before = alive.cpu_s()
-    said = wrk(alive.url, request, connections, seconds)
+    said = generator(alive.url, request, connections, seconds)
     cpu_s = alive.cpu_s() - before
     taken = said["duration_us"] / 1e6
     return Sample(
@@ -164,3 +174,32 @@ def measure(alive: Alive, model: str, request: Request, connections: int, second
         cpu_us=cpu_s / max(1, said["requests"]) * 1e6,
         errors=int(said["errors"]),
     )
+
+
+def target(url: str, request: Request) -> plans.Target:
+    """The request for Windlass's own load generator."""
+    headers = dict(request.headers)
+    return asking.http(url, request.body, content_type=headers.pop("content-type"), headers=headers)
+
+
+def account(found: reports.Report, *, refusing: bool = False) -> dict[str, Any]:
+    """What is kept of an open or a closed loop. Times are microseconds, `p99_us` None where there were too few answers.
+
+    `failed` are all that were sent and not answered well; a server that is `refusing` may say 429 or 503.
+    """
+    latency, refusals, outcomes = found.latency, found.refusals, found.outcomes
+    return {
+        "offered": found.rate,
+        "seconds": found.duration_s,
+        "sent": found.sent,
+        "answered": found.answered,
+        "rejected": outcomes.rejected,
+        "not_sent": outcomes.not_sent,
+        "failed": found.lost - (outcomes.rejected if refusing else 0),
+        "rate": found.throughput,
+        "p50_us": latency.quantile(0.5) * 1e6 if latency.count else None,
+        "p99_us": latency.quantile(0.99) * 1e6 if latency.enough(0.99) else None,
+        "refusal_p99_us": refusals.quantile(0.99) * 1e6 if refusals.enough(0.99) else None,
+        "generator_busy": found.busy,
+        "doubt": found.doubt,
+    }

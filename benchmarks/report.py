@@ -6,23 +6,16 @@ Called by `bench.py` with the raw figures alone, so that any run's file can be r
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
-Run = dict[str, Any]
+import mixed
+import overload
+import scaling
+import swaps
+from bars import Bar, Run, number, ratio, spread
 
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar: what is compared, the target, and the figure of each round (empty: not measured)."""
-
-    name: str
-    what: str
-    target: float
-    unit: str
-    sense: Literal[">=", "<="]
-    figures: Callable[[Run], list[float]]
+SCENARIOS = {"S7": mixed, "S8": overload, "S9": scaling, "S12": swaps}
 
 
 def samples(run: Run, server: str, model: str, connections: int, what: str) -> dict[int, float]:
@@ -34,13 +27,18 @@ def samples(run: Run, server: str, model: str, connections: int, what: str) -> d
     }
 
 
-def ratio(over: dict[int, float], under: dict[int, float]) -> list[float]:
-    """Per round, so that what slows a whole round cancels."""
-    return [over[turn] / under[turn] for turn in sorted(over.keys() & under.keys()) if under[turn]]
+_GRPC = "mlp, gRPC"
 
 
 def rate_over(peer: str) -> Callable[[Run], list[float]]:
     return lambda run: ratio(samples(run, "windlass", "mlp", 64, "rate"), samples(run, peer, "mlp", 64, "rate"))
+
+
+def over_grpcio(run: Run) -> list[float]:
+    """Over whichever of grpcio's servers was the faster in that round."""
+    threads, asyncio = (samples(run, f"grpcio-{kind}", _GRPC, 64, "rate") for kind in ("threads", "asyncio"))
+    faster = {turn: max(threads[turn], asyncio[turn]) for turn in threads.keys() & asyncio.keys()}
+    return ratio(samples(run, "windlass", _GRPC, 64, "rate"), faster)
 
 
 def share_of_limit(model: str, connections: int) -> Callable[[Run], list[float]]:
@@ -70,26 +68,16 @@ BARS = (
         "<=",
         lambda run: ratio(samples(run, "windlass", "mlp", 1, "p50_us"), samples(run, "fastapi", "mlp", 1, "p50_us")),
     ),
+    Bar("S5", "gRPC calls a second, small MLP, raw tensors, 64 in flight: over grpcio's", 8, "x", ">=", over_grpcio),
     Bar("S6", "MiniLM, 128 tokens, JSON: share of the limit", 0.95, "", ">=", share_of_limit("minilm", 8)),
     Bar("S6", "ResNet-50 shape, binary: share of the limit", 0.95, "", ">=", share_of_limit("resnet", 4)),
+    *mixed.BARS,
+    *overload.BARS,
+    *scaling.BARS,
     Bar("S10", "idle memory (PSS of all processes), small MLP", 180, " MB", "<=", of_start("pss_mb")),
     Bar("S11", "start to first answer, small MLP", 1.5, " s", "<=", of_start("start_s")),
+    *swaps.BARS,
 )
-
-
-def spread(figures: Iterable[float], form: Callable[[float], str]) -> str:
-    """The median, and in brackets the least and the most of the rounds."""
-    values = sorted(figures)
-    if not values:
-        return "-"
-    return f"{form(statistics.median(values))} ({form(values[0])} to {form(values[-1])})"
-
-
-def number(value: float) -> str:
-    """Three figures that count."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def bars(run: Run) -> tuple[list[str], bool]:
@@ -101,7 +89,7 @@ def bars(run: Run) -> tuple[list[str], bool]:
             continue
         figures = bar.figures(run)
         middle = statistics.median(figures) if figures else None
-        good = middle is not None and (middle >= bar.target if bar.sense == ">=" else middle <= bar.target)
+        good = middle is not None and bar.keeps(middle)
         kept &= good
         verdict = "not measured" if middle is None else "kept" if good else "**missed**"
         target = f"{bar.sense} {bar.target:g}{bar.unit}"
@@ -149,18 +137,45 @@ MACHINE = (
     "load average before {load_before:.2f}."
 )
 METHOD = (
-    "* **Method**: each server has one core (all of its processes), wrk the other: one thread, closed loop, HTTP/1.1, "
-    "keep-alive. {rounds} interleaved rounds, every server started afresh in each, warmed up for a fifth of the time; "
-    "median, least and most of the rounds; ratios are taken within a round. No p99 from fewer than 1,000 answers. "
-    "Every server first has to answer as onnxruntime does. All get the same JSON (Open Inference Protocol), "
-    "peers are written as their documentation shows (`peers/`). Windlass runs with an API key, metrics and limits on."
+    "* **Method**: each server has one core (all of its processes), the load comes from the other. {rounds} "
+    "interleaved rounds, every server started afresh in each; median, least and most of the rounds; ratios are taken "
+    "within a round. No p99 from fewer than 1,000 answers. Every server has to answer as onnxruntime does, before the "
+    "load and after it. Peers are written as their documentation shows (`peers/`). Windlass runs with an API key, "
+    "metrics and limits on."
 )
+METHODS = {
+    "S1": "wrk, one thread, closed loop, HTTP/1.1, keep-alive, after a warm-up of a fifth of the time; all get the "
+    "same JSON (Open Inference Protocol).",
+    "S2": "as S1. Ray Serve, nvidia-pytriton and TorchServe are not measured.",
+    "S3": "over Triton with a native backend: measured outside of this project, not here.",
+    "S4": "as S1, with one connection.",
+    "S5": "h2load, one thread, one connection, 64 calls always under way (and 1), all with raw contents and the same "
+    "bytes; the faster of grpcio's thread-pool and asyncio servers, round by round. h2load knows no grpc-status: a "
+    "client checks the answer before and after, and all answers' bytes must be as many as right ones have.",
+    "S6": "rows a second over those of onnxruntime alone, in a loop on the same core, at the best batch size.",
+    "S10": "proportional memory (PSS) of the supervisor and all its processes, a second after the first answer.",
+    "S11": "from the command line to the first right answer, asked for each 10 ms; the model's probation is known.",
+}
+for each in SCENARIOS.values():
+    name, _, text = each.METHOD.partition(": ")
+    METHODS[name.strip("*")] = text
+
+
+def counted(found: Any) -> Iterator[Run]:
+    """The accounts of requests that lie in what the scenarios found."""
+    if isinstance(found, dict) and "failed" in found:
+        yield found
+    elif isinstance(found, dict | list):
+        for each in found.values() if isinstance(found, dict) else found:
+            yield from counted(each)
 
 
 def write(run: Run, titles: dict[str, str]) -> tuple[str, bool]:
     """The report as Markdown, and whether every bar that was asked for is kept."""
     table, kept = bars(run)
-    errors = sum(s["errors"] for s in run["samples"])
+    accounts = list(counted(run["scenarios"]))
+    errors = sum(s["errors"] for s in run["samples"]) + sum(one["failed"] for one in accounts)
+    asked = sum(s["requests"] for s in run["samples"]) + sum(one["sent"] for one in accounts)
     starts: dict[str, list[Run]] = {}
     for start in run["starts"]:
         if start["model"] == "mlp":
@@ -173,7 +188,7 @@ def write(run: Run, titles: dict[str, str]) -> tuple[str, bool]:
         "",
         MACHINE.format(**run["machine"]),
         METHOD.format(rounds=run["rounds"]),
-        f"* **Failed requests**: {errors} of {sum(s['requests'] for s in run['samples']):,}.",
+        f"* **Failed requests**: {errors} of {asked:,}; refusals (429, 503) under overload are not failures.",
         *(f"* **{name}**: {text}." for name, text in run["versions"].items()),
         *(f"* **Missing: {name}**, which cannot be installed here: {why}" for name, why in run["missing"].items()),
         "",
@@ -181,8 +196,13 @@ def write(run: Run, titles: dict[str, str]) -> tuple[str, bool]:
         "",
         *table,
         "",
+        "How each was measured:",
+        "",
+        *(f"* **{name}**: {METHODS[name]}" for name in METHODS if name == "S3" or name in run["bars"]),
+        "",
         "## Throughput and latency",
         *(line for model, title in titles.items() for line in throughput(run, model, title)),
+        *(line for name, each in SCENARIOS.items() if run["scenarios"].get(name) for line in each.section(run)),
         "",
         "## Start and idle memory, small MLP",
         "",

@@ -14,9 +14,10 @@ import sys
 import time
 import urllib.error
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import calls
 import load
 import numpy as np
 
@@ -36,15 +37,21 @@ class Server:
     cwd: Path = ROOT
     environment: dict[str, str] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    ask: Callable[[str, load.Request], np.ndarray] = load.ask
+    cores: tuple[int, ...] = (load.SERVER_CORE,)
+    folder: str = ""
 
 
 def _peer(name: str, program: str, arguments: Callable[[int], list[str]], path: str, **environment: str) -> Server:
-    venv = ROOT / ".venvs" / name / "bin"
+    """`name` is the peer's folder, and after a dash which of its servers this is."""
+    folder = name.partition("-")[0]
+    venv = ROOT / ".venvs" / folder / "bin"
     return Server(
         name,
         lambda port: [str(venv / program), *arguments(port)],
         path,
-        cwd=ROOT / "benchmarks" / "peers" / name,
+        cwd=ROOT / "benchmarks" / "peers" / folder,
+        folder=folder,
         environment={"PATH": f"{venv}:{os.environ['PATH']}", "PYTHONDONTWRITEBYTECODE": "1", **environment},
     )
 
@@ -63,15 +70,23 @@ PEERS = {
             "/infer",
             BENTOML_DO_NOT_TRACK="True",
         ),
+        *(
+            replace(
+                _peer(f"grpcio-{kind}", "python", lambda port, kind=kind: ["app.py", str(port), kind], calls.PATH),
+                ask=calls.ask,
+            )
+            for kind in ("threads", "asyncio")
+        ),
     )
 }
 
 
 def why_missing(peer: str) -> str:
     """Empty if the peer is installed, else the last line of what went wrong."""
-    if (ROOT / ".venvs" / peer / ".stamp").exists():
+    folder = PEERS[peer].folder
+    if (ROOT / ".venvs" / folder / ".stamp").exists():
         return ""
-    log = ROOT / ".venvs" / f"{peer}.error"
+    log = ROOT / ".venvs" / f"{folder}.error"
     lines = [line for line in log.read_text().splitlines() if line.strip()] if log.exists() else []
     return lines[-1] if lines else "not installed: run benchmarks/setup"
 
@@ -105,6 +120,14 @@ class Running:
                 continue
             ticks += int(fields[11]) + int(fields[12])
         return ticks / os.sysconf("SC_CLK_TCK")
+
+    def loops_cpu_s(self) -> float:
+        """The processor time of its processes' main threads, where the event loops run, without the models' own."""
+        taken = 0
+        for pid in family(self.process.pid):
+            with contextlib.suppress(OSError):
+                taken += int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
+        return taken / 1e9
 
 
 def _field(pid: int, file: str, name: str) -> int:
@@ -145,7 +168,7 @@ def running(server: Server, model: Path, request: load.Request, expected: np.nda
     start = time.perf_counter()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            ["taskset", "-c", str(load.SERVER_CORE), *server.command(port)],
+            ["taskset", "-c", ",".join(map(str, server.cores)), *server.command(port)],
             cwd=server.cwd,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -154,20 +177,24 @@ def running(server: Server, model: Path, request: load.Request, expected: np.nda
             start_new_session=True,
         )
     try:
-        answer = _first_answer(process, url, request, log)
+        answer = _first_answer(process, url, request, server, log)
         taken = time.perf_counter() - start
         if answer.shape != expected.shape or not np.allclose(answer, expected, rtol=1e-3, atol=1e-4):
             raise SystemExit(f"benchmarks: {server.name} answers wrongly: {answer[:4]} for {expected[:4]}")
         yield Running(server.name, process, url, taken)
+        if not np.allclose(server.ask(url, request), expected, rtol=1e-3, atol=1e-4):
+            raise SystemExit(f"benchmarks: {server.name} answers wrongly after the load")
     finally:
         _stop(process)
 
 
-def _first_answer(process: subprocess.Popen[bytes], url: str, request: load.Request, log: Path) -> np.ndarray:
+def _first_answer(
+    process: subprocess.Popen[bytes], url: str, request: load.Request, server: Server, log: Path
+) -> np.ndarray:
     end = time.monotonic() + START_LIMIT_S
     while time.monotonic() < end and process.poll() is None:
         try:
-            return load.ask(url, request)
+            return server.ask(url, request)
         except urllib.error.HTTPError as e:
             if e.code not in (404, 500, 503):
                 raise SystemExit(f"benchmarks: {url} answers {e.code}: {e.read()[:300]!r}") from None

@@ -35,18 +35,18 @@ def answer(request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferResp
 
 
 class Threads(service_pb2_grpc.GRPCInferenceServiceServicer):
-    def ModelInfer(self, request, context):  # noqa: N802
+    def ModelInfer(self, request, _context):  # noqa: N802
         return answer(request)
 
-    def ServerReady(self, request, context):  # noqa: N802
+    def ServerReady(self, _request, _context):  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
 
 
 class Asyncio(service_pb2_grpc.GRPCInferenceServiceServicer):
-    async def ModelInfer(self, request, context):  # noqa: N802
+    async def ModelInfer(self, request, _context):  # noqa: N802
         return answer(request)
 
-    async def ServerReady(self, request, context):  # noqa: N802
+    async def ServerReady(self, _request, _context):  # noqa: N802
         return service_pb2.ServerReadyResponse(ready=True)
 
 
