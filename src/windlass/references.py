@@ -18,9 +18,6 @@ from windlass.registry import registry as registries
 from windlass.security import pepper, signing
 from windlass.types import evidence, refs, spec
 
-# The file beside a package's file or folder that holds its signature.
-SIGNATURE_SUFFIX = ".sig"
-
 
 def actor() -> str:
     """Who acts on the local home: the user of the operating system, whatever the environment says."""
@@ -55,19 +52,28 @@ def keys_in_force(configuration: settings.Settings) -> tuple[tuple[spec.Key, ...
 def signed(configuration: settings.Settings, name: str, digest: str) -> evidence.Evidence:
     """This home's word that it made a package: what was captured here may run here."""
     configuration.home.mkdir(parents=True, exist_ok=True)
-    envelope = signing.sign(signing.own_key(configuration.home), name, digest)
+    return vouched(digest, signing.sign(signing.own_key(configuration.home), name, digest))
+
+
+def vouched(digest: str, envelope: str) -> evidence.Evidence:
+    """A signature as it is kept: whether its key is listed is asked at each load."""
     return evidence.Evidence(digest, "signature", "passed", {"envelope": envelope})
 
 
-def _signature(registry: registries.Registry, ref: refs.Ref) -> str:
+def signature_of(registry: registries.Registry, ref: refs.Ref) -> str:
     """The envelope that was registered with a version, if it is signed."""
     found = [f.evidence for f in registry.show(ref).evidence if f.evidence.kind == "signature"]
     return str(found[-1].statistics.get("envelope", "")) if found else ""
 
 
-def _beside(path: Path) -> str:
-    """The envelope in the file beside a package that lies in a file or folder."""
-    file = path.with_name(path.name + SIGNATURE_SUFFIX)
+def signature_file(path: Path) -> Path:
+    """Where the signature of a package in a file or folder lies: beside it."""
+    return path.with_name(f"{path.name}.sig")
+
+
+def signature_beside(path: Path) -> str:
+    """The envelope beside a package; empty if there is none."""
+    file = signature_file(path)
     return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
@@ -82,7 +88,11 @@ def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[s
                 opened = archive.open_path(Path(ref.path))
                 name = opened.manifest.name
                 arm = spec.Arm(
-                    opened.digest, "1", path=str(Path(ref.path).absolute()), ref=text, signature=_beside(Path(ref.path))
+                    opened.digest,
+                    "1",
+                    path=str(Path(ref.path).absolute()),
+                    ref=text,
+                    signature=signature_beside(Path(ref.path)),
                 )
             else:
                 resolved = registry.resolve(ref)
@@ -97,7 +107,7 @@ def endpoints(configuration: settings.Settings, texts: Sequence[str]) -> tuple[s
                     str(resolved.version),
                     store=configuration.store_root,
                     ref=text,
-                    signature=_signature(registry, ref),
+                    signature=signature_of(registry, ref),
                 )
             if name in found:
                 raise errors.UsageError(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import click
 
-from windlass import errors, plugins, sdk
+from windlass import errors, plugins, references, sdk
 from windlass.cli import example as examples
 from windlass.cli import output, progress
-from windlass.packaging import archive
+from windlass.packaging import archive, session
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
 from windlass.types import manifest, refs
@@ -75,6 +75,9 @@ def package(
         version = sdk.register(context.settings, made, description=description)
     if file is not None:
         archive.write_zip(made.package, file)
+        if session.carries_code(made.package.manifest.model.runtime):
+            signature = references.signed(context.settings, made.package.manifest.name, made.package.digest)
+            references.signature_file(file).write_text(str(signature.statistics["envelope"]), encoding="utf-8")
     for note in version.notes:
         context.say(f"note: {note}")
     if not version.created:

@@ -12,7 +12,7 @@ import click
 
 from windlass import errors, references
 from windlass.cli import models, output
-from windlass.packaging import archive, probation
+from windlass.packaging import archive, probation, session
 from windlass.types import evidence, refs
 
 
@@ -32,6 +32,10 @@ def import_(context: output.Context, path: Path, name: str | None, description: 
         if found[0].verdict == "failed":
             why = found[0].statistics.get("reason", "it failed its checks")
             raise errors.GateRefused(f"the package was not registered: {why}")
+    if envelope := references.signature_beside(path):
+        found = (*found, references.vouched(package.digest, envelope))
+    elif session.carries_code(package.manifest.model.runtime):
+        context.say("it carries code and nobody signed it: this home will not load it into a server")
     with models.opened(context) as registry:
         pushed = registry.push(
             package,
@@ -50,12 +54,14 @@ def import_(context: output.Context, path: Path, name: str | None, description: 
 @click.argument("path", type=click.Path(path_type=Path))
 @click.pass_obj
 def export(context: output.Context, ref: str, path: Path) -> None:
-    """Write the package of REF: one file if PATH ends in .windlass, else a folder."""
+    """Write the package of REF: one file if PATH ends in .windlass, else a folder. A signature goes beside it."""
     with models.opened(context) as registry:
         resolved = registry.resolve(refs.parse(ref))
         package = archive.open_store(registry.store, resolved.digest)
         write = archive.write_zip if path.suffix == ".windlass" else archive.write_folder
         write(package, path)
+        if envelope := references.signature_of(registry, refs.parse(ref)):
+            references.signature_file(path).write_text(envelope, encoding="utf-8")
     context.result(
         {"name": resolved.name, "version": resolved.version, "digest": resolved.digest, "path": str(path)}, str(path)
     )
