@@ -9,13 +9,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from click import testing
 
 from windlass import errors, references, sdk, settings
+from windlass.cli import main
 from windlass.packaging import contained
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
 from windlass.runtimes import base as runtimes
 from windlass.runtimes import declared
+from windlass.security import signing
 from windlass.serving.routing import loader
 from windlass.types import signature, spec, strict_json
 
@@ -165,3 +168,21 @@ def test_torchscript_runs_as_itself(tmp_path: Path) -> None:
     manifest = json.loads(next(data for name, data in made.package.entries() if name == "manifest.json"))
     assert manifest["model"]["runtime"] == "torchscript"
     assert [e.verdict for e in made.evidence] == ["passed", "passed"]
+
+
+def run(home: Path, *arguments: str) -> testing.Result:
+    """One command of the CLI."""
+    return testing.CliRunner().invoke(main.cli, ["--home", str(home), *arguments])
+
+
+def test_a_signature_goes_along_with_an_exported_package(home: Path, tmp_path: Path) -> None:
+    file, other = tmp_path / "sorter.windlass", tmp_path / "other"
+    assert run(home, "models", "export", "sorter", str(file)).exit_code == 0
+    assert run(other, "models", "import", str(file)).exit_code == 0
+    endpoint = references.endpoints(settings.load({"home": other}), ["sorter"])[0]
+    key = (home / "trusted" / "own.pub").read_text().strip()
+    assert signing.check(endpoint.arms[0].signature, endpoint.arms[0].digest, (key,)) == key
+    references.signature_file(file).unlink()
+    unsigned = run(tmp_path / "third", "models", "import", str(file))
+    assert unsigned.exit_code == 0
+    assert "nobody signed it" in unsigned.stderr

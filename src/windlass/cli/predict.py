@@ -89,7 +89,7 @@ def _read(path: str, media_type: str) -> tuple[bytes, str]:
     if path == "-":
         return sys.stdin.buffer.read(), media_type or "application/json"
     file = Path(path)
-    if not file.is_file():
+    if not file.exists() or file.is_dir():
         raise errors.NotFound(
             f"There is no file {path}.", hint="Check the path given with --input, or write - for stdin."
         )
