@@ -186,3 +186,21 @@ def test_a_signature_goes_along_with_an_exported_package(home: Path, tmp_path: P
     unsigned = run(tmp_path / "third", "models", "import", str(file))
     assert unsigned.exit_code == 0
     assert "nobody signed it" in unsigned.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_compiled_program_runs_behind_the_walls(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(module, (torch.rand(5, 4),), dynamic_shapes=({0: batch},))
+    torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
+    declares = {declared.FILE: strict_json.canonical(TENSORS)}
+    compiled = {"model.pt2": (tmp_path / "model.pt2").read_bytes(), **declares}
+    model = contained.load("aoti", compiled, runtimes.Options())
+    try:
+        ours, theirs = model.run({"x": X})["y"], module(torch.from_numpy(X)).detach().numpy()
+    finally:
+        model.unload()
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)

@@ -112,19 +112,17 @@ class CompiledRuntime:
 
     @classmethod
     def load(cls, files: base.Files, options: base.Options) -> TorchModel:
-        """The compiled program; its library is unpacked into the process's own scratch folder, for the loader of
-
-        shared objects reads files only.
-        """
+        """The compiled program. Its library is unpacked into a scratch folder: shared objects are loaded from files."""
         torch, tensors = _prepare(files, "model.pt2", options, cls.name)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.pt2"
             path.write_bytes(files["model.pt2"])
             try:
-                call = torch._inductor.aoti_load_package(str(path))  # noqa: SLF001 - it has no public name
+                # The loader alone: the public way around it imports the compiler, which starts programs.
+                loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)  # noqa: FBT003, SLF001
             except Exception as e:  # noqa: BLE001 - a damaged archive raises many kinds
                 raise errors.CorruptPackage(f"PyTorch refuses the compiled program: {_first_line(e)}") from None
-        return TorchModel(torch, call, tensors)
+        return TorchModel(torch, lambda *inputs: loader.boxed_run(list(inputs)), tensors)
 
 
 def _prepare(files: base.Files, name: str, options: base.Options, runtime: str) -> tuple[Any, declared.Tensors]:
