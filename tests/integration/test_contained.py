@@ -189,7 +189,7 @@ def test_a_signature_goes_along_with_an_exported_package(home: Path, tmp_path: P
 
 
 @pytest.mark.soak
-@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_compiled_program_runs_behind_the_walls(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4)).eval()

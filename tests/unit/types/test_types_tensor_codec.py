@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import numpy as np
@@ -155,3 +156,10 @@ def tensor_file(header: object, body: bytes) -> bytes:
 def test_a_tensor_file_that_lies_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(errors.CorruptPackage, match=message):
         tensor_codec.unpack(data)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=("Cs",)), max_size=8), st.integers(0, 3), max_size=4))
+def test_the_header_is_spelled_canonically(sizes: dict[str, int]) -> None:
+    packed = tensor_codec.pack({name: np.zeros(size, np.float32) for name, size in sizes.items()})
+    head = packed[8 : 8 + int.from_bytes(packed[:8], "little")]
+    assert head == strict_json.canonical(json.loads(head))
