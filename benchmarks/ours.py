@@ -23,8 +23,10 @@ import numpy as np
 import onnxruntime
 import servers
 
+from windlass.client import control
 from windlass.client import plan as plans
 from windlass.security import keys
+from windlass.serving import launch
 from windlass.types import spec
 
 FOLDER = servers.ROOT / "build" / "benchmarks"
@@ -126,6 +128,12 @@ def subject(name: str, *, cores: tuple[int, ...] = (load.SERVER_CORE,), max_queu
     made = Subject(model, onnx, own, request, expected)
     with made.running():
         return made
+
+
+def control_of(alive: servers.Running) -> control.Control:
+    """The control socket of our server that listens there."""
+    home = FOLDER / "home"
+    return control.Control(next(one.control for one in launch.running(home) if f"//{one.listen}/" in alive.url))
 
 
 def answer(onnx: Path, row: models.Arrays) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import load
@@ -40,6 +41,7 @@ class Scenario:
         found: Run = {}
         for name, subject in (("1", self._alone), ("2", self._both)):
             with subject.running() as alive:
+                _all_serve(alive)
                 one = asking.closed_loop(
                     subject.target(alive),
                     connections=_CONNECTIONS,
@@ -64,6 +66,17 @@ class Scenario:
         ]
         told = [one.communicate()[0] for one in running]
         return sum(float(json.loads(text)["rates"]["1"]) for text in told)
+
+
+def _all_serve(alive: servers.Running) -> None:
+    """Wait for the last worker: the first one answers as soon as it can, and a connection stays where it is."""
+    reached = ours.control_of(alive)
+    end = time.monotonic() + servers.START_LIMIT_S
+    while any(worker["state"] != "serving" for worker in reached.status()["workers"]):
+        if time.monotonic() > end:
+            raise SystemExit("benchmarks: not all workers serve")
+        time.sleep(0.05)
+    reached.close()
 
 
 def _over(run: Run, what: str) -> list[float]:

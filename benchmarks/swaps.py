@@ -8,7 +8,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import time
-from pathlib import Path
 
 import load
 import models
@@ -18,8 +17,6 @@ from bars import Bar, Run, number, rounds, spread, table
 
 from windlass.client import control, histogram, plan, processes
 from windlass.client import load as asking
-from windlass.serving import launch
-from windlass.types import spec
 
 SWAPS = 20
 EVERY_S = 0.4
@@ -50,7 +47,7 @@ class Scenario:
         """One round."""
         with self._subject.running() as alive:
             target = self._subject.target(alive)
-            reached = control.Control(_control(alive.url))
+            reached = ours.control_of(alive)
             try:
                 # Each version once, so that the server knows both.
                 for at in (1, 0):
@@ -92,13 +89,6 @@ class Scenario:
     def _apply(self, reached: control.Control, at: int) -> None:
         now = reached.current()
         reached.apply(msgspec.structs.replace(now, generation=now.generation + 1, endpoints=(self._versions[at],)))
-
-
-def _control(url: str) -> str:
-    """The control socket of our server that listens there."""
-    home = Path(ours.FOLDER / "home")
-    found: list[spec.Spec] = [one for one in launch.running(home) if f"//{one.listen}/" in url]
-    return found[0].control
 
 
 def _over(run: Run) -> list[float]:
