@@ -5,8 +5,11 @@ Used by the tests of the running server. Every server is stopped by its own proc
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import datetime as dt
 import itertools
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +23,13 @@ import pytest
 from onnx import TensorProto, helper
 from prometheus_client import parser
 
+from windlass.client import machine
 from windlass.packaging import archive, build, draft
 from windlass.serving import launch
 from windlass.types import manifest, signature, spec
 
 WIDTH = 4
+SOAK = Path(__file__).parents[2] / "build" / "soak"
 
 
 def _echo(**behaviour: Any) -> draft.Draft:
@@ -194,3 +199,53 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
             return Running(server, wanted)
 
         yield start
+
+
+class Record:
+    """How far a long drill has come, and what came of each time that it was done: `build/soak/<name>.json`.
+
+    A drill that was broken off goes on from there. `figures` add up over its parts.
+    """
+
+    def __init__(self, name: str, total: int) -> None:
+        self._path = SOAK / f"{name}.json"
+        found = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.done: int = found.get("done", 0)
+        self.figures = collections.Counter(found.get("figures", {}))
+        self._results = found.get("results", [])
+        self._total = total
+
+    @property
+    def left(self) -> int:
+        """What is still to do."""
+        return max(0, self._total - self.done)
+
+    def add(self, done: int, **figures: float) -> None:
+        """A part is done."""
+        self.done += done
+        self.figures.update(figures)
+        self._write()
+
+    def finish(self, **figures: Any) -> dict[str, Any]:
+        """All is done: the figures of all parts, and these, are kept with the machine and the date."""
+        found = {**self.figures, **figures}
+        date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        self._results.append({"date": date, "done": self.done, "figures": found, "machine": machine.facts()})
+        self.done = 0
+        self.figures.clear()
+        self._write()
+        return found
+
+    def _write(self) -> None:
+        SOAK.mkdir(parents=True, exist_ok=True)
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(
+            json.dumps({"done": self.done, "figures": dict(self.figures), "results": self._results}, indent=1)
+        )
+        fresh.replace(self._path)
+
+
+@pytest.fixture
+def record() -> Callable[[str, int], Record]:
+    """Opens the record of a long drill by its name, with the number of its parts."""
+    return Record
