@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from windlass.client import load, plan, report
@@ -29,7 +30,7 @@ class Drill:
         for name in "ab":
             identity, texts[name] = keys.generate()
             known.append(spec.Key(identity, keys.hmac_of(texts[name], bytes.fromhex(PEPPER))))
-        slow = packages.echo("slow", row_ms=ROW_MS)
+        slow = msgspec.structs.replace(packages.echo("slow", row_ms=ROW_MS), max_queue_ms=12 * ROW_MS)
         self.server = start_server(slow, keys=tuple(known), key_pepper=PEPPER, workers=1)
         self._headers = {name: {"authorization": f"Bearer {text}"} for name, text in texts.items()}
         self._asked = report.Outcomes()
@@ -113,6 +114,16 @@ def test_no_answer_is_later_than_its_deadline(drill: Drill, timeout_ms: int) -> 
     else:
         assert flood.latency.quantile(0.9) < late
     assert not flood.refusals.count or flood.refusals.quantile(0.9) < late
+
+
+def test_many_who_wait_for_their_answers_are_not_refused(start_server: Callable[..., Any], packages: Any) -> None:
+    server = start_server(packages.echo("mild", row_ms=2.0))
+    target = load.http(f"{server.url}/v2/models/mild/infer", json.dumps({"inputs": [ROW]}).encode())
+    # From the first request after the start on.
+    for connections in (64, 8):
+        found = load.closed_loop(target, connections=connections, seconds=0.8)
+        assert found.answered > connections
+        assert found.lost == 0
 
 
 @pytest.mark.soak

@@ -58,7 +58,8 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     """A name in a URL, and what answers it. Limits of 0 mean the package's own or the server's default.
 
     `placement` fixes where a run happens; `auto` measures. `max_queue_delay_ms` 0 never waits for a fuller batch.
-    `max_queue_ms` bounds the time that a request is let wait; `slo_p99_ms` caps batches and queue so that it holds.
+    `max_queue_ms` bounds the time that a request is let wait (0: a second, but 64 may always wait); `slo_p99_ms` caps
+    batches and queue so that it holds.
     With several arms a request's arm is the one that a pin names, else that which `override` lets the caller name in
     `x-windlass-arm`, else drawn by the shares: at random, or by a stable hash of `salt` and the `sticky` key
     (`caller`: the API key; `header:NAME`: a header's value).

@@ -103,7 +103,7 @@ def prepare(
     best = loaded.timing.best_rows
     plan = batcher.Plan(
         max_rows=min(best, endpoint.max_batch) if endpoint.max_batch else best,
-        max_queue=endpoint.max_queue or max(256, 32 * best),
+        max_queue=endpoint.max_queue or max(1_024, 32 * best),
         delay_s=endpoint.max_queue_delay_ms / 1000,
         most_rows=endpoint.max_batch or manifest.limits.max_batch,
         max_queue_s=endpoint.max_queue_ms / 1000,

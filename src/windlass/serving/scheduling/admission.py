@@ -14,6 +14,10 @@ from windlass.serving.scheduling import queues, slo
 from windlass.types import contract
 
 _LONGEST_RETRY_S = 60
+# Where no bound is configured: a second, and never while fewer than so many calls wait. As many callers who each wait
+# for an answer before they ask again are work for later, not overload, however slow the model is (docs/decisions/0015).
+_PATIENCE_S = 1.0
+_CROWD = 64
 # Under overload every call that is let in is at the edge of what was predicted: an edge without a margin would lose
 # them all to the smallest delay, after the work was done.
 _CAUTION = 1.2
@@ -32,7 +36,7 @@ class Admission:
         max_wait_s: float,
         clock: Callable[[], float],
     ) -> None:
-        """`max_wait_s` 0: as long as waiting is worth it, which `costs` knows."""
+        """`max_wait_s` 0: as long as the target of `costs` allows; a second, or `_CROWD` calls, where there is none."""
         self.refused = dict.fromkeys(("queue_full", "queue_time", "slo", "deadline"), 0)
         self._waiting = waiting
         self._costs = costs
@@ -73,19 +77,32 @@ class Admission:
         wait_s = left_s + ahead_s
         full = waiting.rows and waiting.rows + rows > self._max_rows
         if full and not waiting.has_share(caller, rows, self._max_rows):
-            return self._refuse("queue_full", "this model's queue is full", wait_s)
-        if wait_s > (self._max_wait_s or costs.patience_s):
-            return self._refuse("queue_time", "this model's queue is too long", wait_s)
+            why = f"{waiting.rows:,} rows wait for this model, and max_queue allows {self._max_rows:,}"
+            return self._refuse("queue_full", why, wait_s)
+        if self._too_long(wait_s):
+            longest_ms = 1e3 * (self._max_wait_s or _PATIENCE_S)
+            why = (
+                f"a request would wait {wait_s * 1e3:,.0f} ms for this model, and max_queue_ms allows {longest_ms:,.0f}"
+            )
+            return self._refuse("queue_time", why, wait_s)
         # It is answered with all that share its run, and those are as many as may.
         run_s = costs.full_s(key)
-        if left_s + (1 + ahead_s // run_s if run_s else 0) * run_s > costs.answer_within_s:
-            return self._refuse("slo", "this model would not answer in the time that it is to answer in", wait_s)
+        answered_s = left_s + (1 + ahead_s // run_s if run_s else 0) * run_s
+        if answered_s > costs.answer_within_s:
+            why = f"an answer would take {answered_s * 1e3:,.0f} ms, too long for this model's target (slo_p99_ms)"
+            return self._refuse("slo", why, wait_s)
         if deadline is not None and key is not None:
-            answered_s = _CAUTION * (wait_s + costs.run_s(key, rows))
-            if answered_s > deadline - self._clock():
-                return self._refuse("deadline", "this model would not answer in the time that it was given", wait_s)
+            answered_s, left_s = _CAUTION * (wait_s + costs.run_s(key, rows)), deadline - self._clock()
+            if answered_s > left_s:
+                why = f"an answer would take {answered_s * 1e3:,.0f} ms, longer than the request's deadline"
+                return self._refuse("deadline", why, wait_s)
         return None
 
-    def _refuse(self, reason: str, message: str, wait_s: float) -> errors.Overloaded:
+    def _too_long(self, wait_s: float) -> bool:
+        if self._max_wait_s:
+            return wait_s > self._max_wait_s
+        return wait_s > _PATIENCE_S and self._waiting.calls >= _CROWD and self._costs.answer_within_s == math.inf
+
+    def _refuse(self, reason: str, why: str, wait_s: float) -> errors.Overloaded:
         self.refused[reason] += 1
-        return errors.Overloaded(message, retry_after_s=max(1, math.ceil(min(wait_s, _LONGEST_RETRY_S))))
+        return errors.Overloaded(why, retry_after_s=max(1, math.ceil(min(wait_s, _LONGEST_RETRY_S))))

@@ -47,7 +47,7 @@ class Plan(msgspec.Struct, frozen=True):
     """How to batch: at most `max_rows` a run at first, `max_queue` rows waiting, `delay_s` to wait for more (0: never).
 
     Learning may bring a run up to `most_rows` (0: `max_rows`), from what warm-up measured (`timing`) on. A call whose
-    predicted wait is above `max_queue_s` is refused (0: what random arrivals at 80 % of capacity seldom exceed);
+    predicted wait is above `max_queue_s` is refused (0: `admission` has the default);
     `slo_p99_s` is the time in which 99 of 100 answers are to be given (0: none).
     """
 

@@ -158,6 +158,11 @@ class Queues:
         self._tickets: dict[int, _Ticket] = {}
         self._numbers = itertools.count()
 
+    @property
+    def calls(self) -> int:
+        """Live calls."""
+        return len(self._tickets)
+
     def push(
         self,
         call: inference.Call,

@@ -1,4 +1,4 @@
-"""What a run will cost, learned from runs; and from it the rows of a batch and the longest wait worth admitting.
+"""What a run will cost, learned from runs; and from it the rows of a batch and how long calls will wait.
 
 Seconds are modelled as `a * rows + b` for each bucket of shapes. Pure: no clock, no loop. Asked by the batcher.
 Must never let one odd run move a prediction far, or keep a prediction that runs no longer bear out.
@@ -22,9 +22,6 @@ _SLACK = 1.25
 # Doubling a batch pays while it brings a twentieth more throughput: 2(an+b)/(2an+b) >= 1.05 while n <= 9.5 b/a.
 _KNEE = 9.5
 _BUCKETS = 64
-# As many rows wait before a server with random arrivals at 80 % load in one of a hundred moments (M/D/1, whatever the
-# size of its batches).
-_QUEUED_ROWS = 10.0
 # Full runs of a caller with less than its share that go first when they come close together.
 _CREDIT_RUNS = 8.0
 _SMOOTHING = 1 / 64
@@ -151,9 +148,8 @@ class Costs:
         # How much of the target predictions may fill.
         self._margin = 0.9
         self._buckets: dict[contract.ShapeKey, Bucket] = {}
-        # Of full runs, smoothed: seconds, seconds squared, rows, seconds a row.
-        self._mean = self._square = self._row_s = 0.0
-        self._full = 1.0
+        # Of full runs, smoothed: seconds, and seconds a row.
+        self._mean = self._row_s = 0.0
         if measured:
             measured_line = line_through(measured)
             line = Line((measured_line.a, measured_line.b))
@@ -178,8 +174,6 @@ class Costs:
         rows = self._within_target(bucket)
         full = bucket.line.predict(rows)
         self._mean += gain * (full - self._mean)
-        self._square += gain * (full * full - self._square)
-        self._full += gain * (rows - self._full)
         self._row_s += gain * (full / rows - self._row_s)
 
     def _first_rows(self, key: contract.ShapeKey) -> int:
@@ -212,17 +206,6 @@ class Costs:
             return rows * (self._row_s or _UNKNOWN_ROW_S)
         full = self._within_target(bucket)
         return max(rows * bucket.line.predict(full) / full, 1e-9)
-
-    @property
-    def patience_s(self) -> float:
-        """The longest wait to admit where none is configured; without end while nothing ran.
-
-        Waiting before one server grows with E[S^2]/E[S] of its runs (Pollaczek-Khinchine). One run goes on, and as
-        many rows as random arrivals need may wait behind it; while it goes on, room for its successor's comes free.
-        """
-        if not self._mean:
-            return math.inf
-        return self._square / self._mean * (1.0 + _QUEUED_ROWS / self._full)
 
     def full_s(self, key: contract.ShapeKey | None) -> float:
         """Seconds of a full run of this bucket; of any where it is not known, 0 while nothing ran."""

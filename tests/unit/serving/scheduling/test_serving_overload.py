@@ -93,11 +93,16 @@ class Served:
         while (now := now + self.chance.expovariate(load * self.capacity)) < end:
             self.loop.at(now, self._ask, caller, retries)
 
-    def _ask(self, caller: str, retries: int) -> None:
+    def _ask(self, caller: str, retries: int, then: Callable[[], None] = lambda: None) -> None:
         began = self.loop.now
+
+        def answered(*_: Any) -> None:
+            self.answers[caller].append((began, self.loop.now - began))
+            self.loop.at(self.loop.now + 1e-4, then)
 
         def failed(*_: Any) -> None:
             self.refused[caller] += 1
+            self.loop.at(self.loop.now + 1e-4, then)
             for number in range(retries):
                 self.loop.at(self.loop.now + number + self.chance.random(), self._ask, caller, 0)
 
@@ -107,12 +112,25 @@ class Served:
         self.batch.submit(
             inference.Call(
                 request=inference.InferRequest("m", {"x": ROW}),
-                on_reply=lambda *_: self.answers[caller].append((began, self.loop.now - began)),
+                on_reply=answered,
                 on_fail=failed,
                 arrived=began,
                 identity=caller,
             )
         )
+
+    def ask_in_turns(self, connections: int, requests: int, caller: str = "a") -> None:
+        """So many callers from the start on, each of which asks again as soon as it is answered or refused."""
+        self.answers.setdefault(caller, [])
+        self.refused.setdefault(caller, 0)
+        left = iter(range(requests))
+
+        def ask() -> None:
+            if next(left, None) is not None:
+                self._ask(caller, 0, ask)
+
+        for _ in range(connections):
+            self.loop.at(0.0, ask)
 
     def p99(self, caller: str = "a", start: float = 0.0, end: float = 1e9) -> float:
         """The 99th percentile of those who asked in a span; never of fewer than 1,000."""
@@ -129,16 +147,36 @@ def _steady(load: float, requests: int, *model: Any, **plan: Any) -> Served:
 
 
 @pytest.mark.promise("P-30")
-@pytest.mark.parametrize("model", [(0.005, 0.0, 1), (0.005, 0.005, 16)])
-def test_goodput_and_the_tail_hold_under_overload(model: tuple[float, float, int]) -> None:
-    calm = _steady(0.8, 6_000, *model)
+@pytest.mark.parametrize(("model", "max_queue_s"), [((0.005, 0.0, 1), 0.06), ((0.005, 0.005, 16), 0.14)])
+def test_goodput_and_the_tail_hold_under_overload(model: tuple[float, float, int], max_queue_s: float) -> None:
+    calm = _steady(0.8, 6_000, *model, max_queue_s=max_queue_s)
     assert calm.refused["a"] < 0.01 * 6_000
     for load in (2.0, 4.0, 10.0):
-        flooded = _steady(load, int(load * 2_500), *model)
+        flooded = _steady(load, int(load * 2_500), *model, max_queue_s=max_queue_s)
         answered = len(flooded.answers["a"])
         assert answered / flooded.loop.now > 0.95 * flooded.capacity
         assert flooded.p99() < 2.0 * calm.p99()
         assert answered + flooded.refused["a"] == pytest.approx(load * 2_500, rel=0.1)
+
+
+def test_without_a_bound_goodput_holds_and_nobody_waits_for_much_more_than_a_second() -> None:
+    for load in (2.0, 10.0):
+        flooded = _steady(load, int(load * 2_500), 0.005)
+        assert len(flooded.answers["a"]) / flooded.loop.now > 0.95 * flooded.capacity
+        assert flooded.p99() < 1.05
+        assert flooded.refused["a"] == flooded.batch.refused["queue_time"]
+
+
+@pytest.mark.parametrize("model", [(0.002, 0.0, 1), (0.01, 0.0, 1), (0.005, 0.005, 16), (0.5, 0.0, 1)])
+@pytest.mark.parametrize("connections", [8, 64])
+def test_callers_who_wait_for_their_answers_are_not_refused(model: tuple[float, float, int], connections: int) -> None:
+    served = Served(*model)
+    served.ask_in_turns(connections, 2_000)
+    served.loop.run()
+    assert served.refused["a"] == 0
+    assert len(served.answers["a"]) / served.loop.now > 0.9 * served.capacity
+    # Each waits for the others, and for nothing else.
+    assert served.p99() < 1.3 * (connections / served.capacity + 2 * model[1] + 0.001)
 
 
 @pytest.mark.promise("P-32")
