@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,6 +111,29 @@ def test_a_process_that_keeps_dying_waits_for_its_next_start() -> None:
         model.unload()
 
 
+def test_a_process_that_dies_while_nobody_asks_is_there_again_before_anybody_does() -> None:
+    made: list[contained.Contained] = []
+    # Whoever loads it may go; its process stays.
+    loading = threading.Thread(target=lambda: made.append(contained.load("python", files(SORTS), runtimes.Options())))
+    loading.start()
+    loading.join()
+    (model,) = made
+    try:
+        first = model.pid
+        np.testing.assert_array_equal(model.run({"x": X})["y"], np.sort(X))
+        assert model.pid == first
+        os.kill(first, signal.SIGKILL)
+        give_up = time.monotonic() + 20
+        while model.pid in (0, first):
+            assert time.monotonic() < give_up
+            time.sleep(0.01)
+        np.testing.assert_array_equal(model.run({"x": X})["y"], np.sort(X))
+        assert model.restarts == 1
+    finally:
+        model.unload()
+    assert model.pid == 0
+
+
 def test_unload_leaves_no_process_and_no_descriptor() -> None:
     before = sum(1 for _ in Path("/proc/self/fd").iterdir())
     model = contained.load("python", files(SORTS), runtimes.Options())
@@ -165,7 +192,7 @@ def test_torchscript_runs_as_itself(tmp_path: Path) -> None:
     made = packages.package(
         tmp_path / "m.pt", name="linear", options=base.Options(example={"input": X}, runtime="torchscript")
     )
-    manifest = json.loads(next(data for name, data in made.package.entries() if name == "manifest.json"))
+    manifest = json.loads(bytes(next(data for name, data in made.package.entries() if name == "manifest.json")))
     assert manifest["model"]["runtime"] == "torchscript"
     assert [e.verdict for e in made.evidence] == ["passed", "passed"]
 

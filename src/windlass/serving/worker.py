@@ -44,6 +44,8 @@ _THREADS = 2
 _STDERR = 2
 # For what is written last to leave the process.
 _LAST_WORDS_S = 0.1
+# For models to give back what is more than memory: processes, folders.
+_UNLOAD_S = 0.5
 _COLLECT_EVERY = 20_000
 
 
@@ -60,6 +62,7 @@ class Worker:
         """Counts go to `series`; `read` gives those of all workers."""
         series = counters.Counters() if series is None else series
         self.pool = pool.Pool(loop, series, verdicts=wanted.verdicts, state=wanted.state, read=read)
+        self.pool.expect(wanted)
         self.allowances = limits.Allowances()
         self._loop = loop
         self._wanted = wanted
@@ -127,6 +130,7 @@ class Worker:
             one.end(errors.Unavailable("the server is stopping and could not wait for this answer"))
             await asyncio.sleep(_LAST_WORDS_S)
         self.pool.close()
+        await self.pool.freed(_UNLOAD_S)
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._access_log is not None:
             self._access_log.close()

@@ -65,6 +65,10 @@ class Pool:
         self._changing = asyncio.Lock()
         self._loader = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="loader")
 
+    def expect(self, wanted: spec.Spec) -> None:
+        """What the first spec names is loading: whoever asks for it before it is applied is told to come back."""
+        self._loading.update({e.name: e.arms[0].version for e in wanted.endpoints})
+
     async def apply(self, wanted: spec.Spec) -> None:
         """Serve what the spec says: load what is new, then swap all of it at once, then let the old drain.
 
@@ -82,6 +86,7 @@ class Pool:
             loads = await self._load_all(new, there, wanted.trusted)
             routings = self._build(new, wanted.generation, there, loads)
             # From here on nothing can fail: all of the spec is in force, or none of it.
+            self._loading.clear()
             self._repository = {e.name: e for e in wanted.repository}
             self._managed = wanted.managed
             self._trusted = wanted.trusted
@@ -214,6 +219,11 @@ class Pool:
                 part.finish()
         self._exposures.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
+
+    async def freed(self, within_s: float) -> None:
+        """Wait until the memory of all that was retired is free, or so long."""
+        if self._closing:
+            await asyncio.wait(list(self._closing.values()), timeout=within_s)
 
     # directory.ModelDirectory
 

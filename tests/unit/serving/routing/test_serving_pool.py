@@ -199,3 +199,20 @@ def test_clients_load_and_unload_what_the_repository_holds(
         assert isinstance(await change(models.load, "spare"), errors.NotAllowed)
 
     _run(drill)
+
+
+def test_what_the_first_spec_names_is_loading_before_it_is_applied(endpoint: Callable[..., spec.Endpoint]) -> None:
+    async def drill(models: pool.Pool) -> None:
+        models.expect(spec.Spec((endpoint("a"), endpoint("other"))))
+        with pytest.raises(errors.Unavailable, match="is loading"):
+            models.find("a")
+        with pytest.raises(errors.NotFound):
+            models.find("b")
+        # Another spec may come first.
+        await models.apply(spec.Spec((endpoint("a"),)))
+        assert models.find("a").version == "1"
+        with pytest.raises(errors.NotFound):
+            models.find("other")
+        await models.freed(0)
+
+    _run(drill)
