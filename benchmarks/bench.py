@@ -7,6 +7,7 @@ Started by `benchmarks/run` (`make bench`). Everything is a ratio within one run
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime as dt
 import json
 import os
@@ -38,14 +39,13 @@ CLOSED_LOOPS = (1, 16, 64)
 
 @dataclass(frozen=True)
 class Plan:
-    """What a bar needs measured: servers on a model, at these numbers of connections, and the limit at these batches.
+    """What a bar needs measured: servers on a model, each at these numbers of connections, and the limit at batches.
 
     A closed loop loses what is in flight when its time is up: a heavy model is given few connections and `longer`.
     """
 
     model: str
-    servers: tuple[str, ...]
-    connections: tuple[int, ...]
+    servers: dict[str, tuple[int, ...]]
     limit: tuple[int, ...] = ()
     binary: bool = False
     longer: float = 1.0
@@ -58,17 +58,17 @@ class Plan:
 
 
 PLANS: dict[str, tuple[Plan, ...]] = {
-    "S1": (Plan("mlp", ("windlass", "fastapi"), CLOSED_LOOPS),),
-    "S2": (Plan("mlp", ("windlass", "litserve", "mlserver", "bentoml"), CLOSED_LOOPS),),
-    "S4": (Plan("mlp", ("windlass", "fastapi"), (1,)),),
-    "S5": (Plan("mlp", ("windlass", "grpcio-threads", "grpcio-asyncio"), (1, 64), grpc=True),),
-    "wide": (Plan("wide", ("windlass", "fastapi"), (16, 64), limit=(1, 8, 32, 64)),),
+    "S1": (Plan("mlp", {"windlass": CLOSED_LOOPS, "fastapi": CLOSED_LOOPS}),),
+    "S2": (Plan("mlp", dict.fromkeys(("windlass", "litserve", "mlserver", "bentoml"), (64,))),),
+    "S4": (Plan("mlp", dict.fromkeys(("windlass", "fastapi"), (1,))),),
+    "S5": (Plan("mlp", dict.fromkeys(("windlass", "grpcio-threads", "grpcio-asyncio"), (1, 64)), grpc=True),),
+    "wide": (Plan("wide", dict.fromkeys(("windlass", "fastapi"), (16, 64)), limit=(1, 8, 32, 64)),),
     "S6": (
-        Plan("minilm", ("windlass",), (8,), limit=(1, 2, 4, 8), longer=3),
-        Plan("resnet", ("windlass",), (4,), limit=(1, 2, 4), binary=True, longer=3),
+        Plan("minilm", {"windlass": (8,)}, limit=(1, 2, 4, 8), longer=3),
+        Plan("resnet", {"windlass": (4,)}, limit=(1, 2, 4), binary=True, longer=3),
     ),
-    "S10": (Plan("mlp", ("windlass",), ()),),
-    "S11": (Plan("mlp", ("windlass",), ()),),
+    "S10": (Plan("mlp", {"windlass": ()}),),
+    "S11": (Plan("mlp", {"windlass": ()}),),
 }
 SCENARIOS = {"S7": mixed.Scenario, "S8": overload.Scenario, "S9": scaling.Scenario, "S12": swaps.Scenario}
 BARS = [*PLANS, *SCENARIOS]
@@ -84,21 +84,21 @@ class Measured:
     missing: dict[str, str] = field(default_factory=dict)
     scenarios: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    def plain(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
+        return dataclasses.asdict(self)
+
 
 def merged(bars: list[str]) -> list[Plan]:
     """The plans of all bars, each model measured once with all that any bar needs of it."""
     found: dict[str, Plan] = {}
     for plan in (plan for bar in bars for plan in PLANS.get(bar, ())):
         known = found.get(plan.name, plan)
-        found[plan.name] = Plan(
-            plan.model,
-            tuple(dict.fromkeys(known.servers + plan.servers)),
-            tuple(sorted({*known.connections, *plan.connections})),
-            known.limit or plan.limit,
-            plan.binary,
-            plan.longer,
-            plan.grpc,
-        )
+        asked = {
+            server: tuple(sorted({*known.servers.get(server, ()), *plan.servers.get(server, ())}))
+            for server in known.servers | plan.servers
+        }
+        found[plan.name] = dataclasses.replace(known, servers=asked, limit=known.limit or plan.limit)
     return list(found.values())
 
 
@@ -172,7 +172,7 @@ def measure_round(prepared: Prepared, seconds: float, turn: int, found: Measured
             start = {"server": server.name, "model": plan.name, "round": turn}
             found.starts.append({**start, "start_s": alive.start_s, "pss_mb": alive.pss_mb()})
             request = prepared.request.along(server.headers)
-            for connections in plan.connections:
+            for connections in plan.servers[server.name]:
                 generator = calls.h2load if plan.grpc else load.wrk
                 length = seconds * plan.longer
                 sample = load.measure(alive, plan.name, request, connections, length, turn, generator)
@@ -231,6 +231,13 @@ def _installed(python: str, names: list[str]) -> str:
     return subprocess.run([python, "-c", program, *names], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def keep(run: dict[str, Any]) -> None:
+    """Write the raw figures, over those of the rounds before."""
+    RESULTS.mkdir(exist_ok=True)
+    stamp = run["date"].removesuffix(" UTC").replace(" ", "T").replace(":", "")
+    (RESULTS / f"{stamp}.json").write_text(json.dumps(run, indent=1) + "\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/run", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=BARS, default=BARS, help="the bars to measure")
@@ -245,25 +252,22 @@ def main() -> int:
     about |= {"versions": versions(), "bars": options.only, "rounds": options.rounds, "seconds": options.seconds}
     found = Measured()
     plans = [prepare(plan, found.missing) for plan in merged(options.only)]
-    scenarios = {name: make() for name, make in SCENARIOS.items() if name in options.only}
+    scenarios: dict[str, Any] = {}
+    for name in (name for name in SCENARIOS if name in options.only):
+        say(f"{name}: preparing")
+        scenarios[name] = SCENARIOS[name]()
+    run: dict[str, Any] = {}
     for turn in range(1, options.rounds + 1):
         for prepared in plans:
             measure_round(prepared, options.seconds, turn, found)
         measure_scenarios(scenarios, options.seconds, turn, found)
-    run = {
-        **about,
-        "samples": [sample.plain() for sample in found.samples],
-        "limits": found.limits,
-        "starts": found.starts,
-        "missing": found.missing,
-        "scenarios": found.scenarios,
-    }
+        run = about | found.plain()
+        if not options.dry:
+            # After each round: what breaks a later one does not cost what was measured.
+            keep(run)
     titles = {name: model.title for name, model in models.MODELS.items()}
     text, kept = report.write(run, titles | {"mlp, gRPC": f"{titles['mlp']}, gRPC"})
     if not options.dry:
-        RESULTS.mkdir(exist_ok=True)
-        stamp = about["date"].removesuffix(" UTC").replace(" ", "T").replace(":", "")
-        (RESULTS / f"{stamp}.json").write_text(json.dumps(run, indent=1) + "\n")
         (RESULTS.parent / "RESULTS.md").write_text(text)
     print(text)
     return 0 if kept else 1

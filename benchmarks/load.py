@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import urllib.request
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -59,9 +59,6 @@ class Sample:
     p99_us: float | None
     cpu_us: float
     errors: int
-
-    def plain(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Alive(Protocol):

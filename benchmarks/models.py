@@ -140,7 +140,7 @@ MODELS = {
             "lengths",
             "MiniLM-L6, its first two layers",
             lambda: _sentence_encoder(2),
-            lambda: tokens(512),
+            lambda: tokens(16),
             16,
             sequence=True,
         ),

@@ -46,7 +46,7 @@ class Scenario:
             peak = asking.closed_loop(target, connections=4, seconds=seconds, warm_s=1, cores=_CORES)
             capacity = peak.throughput
             loads = {
-                times: _under(alive, target, times * capacity, max(seconds, _ENOUGH / (min(times, 0.8) * capacity)))
+                times: _under(alive, target, times * capacity, max(seconds, _ENOUGH / (min(times, 0.9) * capacity)))
                 for times in LOADS
             }
         for one in loads.values():

@@ -81,7 +81,7 @@ class Scenario:
             **load.account(found),
             "steady_p99_us": steady.quantile(0.99) * 1e6 if steady.enough(0.99) else None,
             "during_p99_us": during.quantile(0.99) * 1e6 if during.enough(0.99) else None,
-            "seconds_p99_us": [second.latency.quantile(0.99) * 1e6 for second in found.seconds],
+            "seconds_p99_us": [second.latency.quantile(0.99) * 1e6 for second in found.seconds if second.latency.count],
             "swaps": len(taken),
             "swap_s": taken,
         }
