@@ -1,197 +1,181 @@
-"""Malformed requests by the thousand, at the level of HTTP and of bodies: refused, never a crash, never a leak."""
+"""Malformed requests by the thousand, over HTTP/1.1, HTTP/2 and gRPC: refused, never a crash, never a leak."""
 
 from __future__ import annotations
 
+import concurrent.futures
+import importlib.util
 import json
-import random
 import re
-import socket
+import subprocess
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
-# What a refusal may be. 500 is for faults of ours, so that fuzzing may not find any.
-REFUSALS = {400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 431, 501, 503}
-PATHS = (
-    "/v2/models/numbers/infer",
-    "/v2/models/numbers/versions/1/infer",
-    "/predict/numbers",
-    "/v1/models/numbers:predict",
-    "/v2/models/numbers",
-    "/v2/repository/index",
-    "/v2/models/stats",
-    "/v2/logging",
-    "/v2/trace/setting",
-    "/v2",
-    "/",
-)
-ROW = {"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}
-SEEDS: tuple[Any, ...] = (
-    {"inputs": [ROW], "outputs": [{"name": "y", "parameters": {"binary_data": True}}], "parameters": {"timeout": 1}},
-    {"inputs": {"x": [[1, 2, 3, 4]]}},
-    {"instances": [[1, 2, 3, 4]], "signature_name": "serving_default"},
-    {"inputs": [ROW], "id": "a", "outputs": [{"name": "y", "parameters": {"classification": 2}}]},
-)
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 2**31, 2**63, 2**64, 10**400, 1e308, "", "x", "\0", "\ud800", [], {}, [[]], [None], {"": None},
-    [[1, [2]]], "FP64", "BYTES", [1] * 300, "a" * 5_000, {"b64": "!!"}, {"binary_data_size": -1},
-    {"binary_data_size": 2**63},
-)  # fmt: skip
-VERBS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "TRACE", "CONNECT", "PATCH", "PRI", "post", "G\0T", "")
-LINES = (
-    "Content-Length: 5", "Content-Length: -5", "Content-Length: 99999999999", "Content-Length: 1e3",
-    "Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked, chunked",
-    "Expect: 100-continue", "Expect: x", "Connection: close", "Connection: upgrade\r\nUpgrade: websocket",
-    "Content-Encoding: gzip",
-    "Content-Encoding: deflate", "Accept-Encoding: gzip;q=, *", "Origin: null", "Host: a, b",
-    "Authorization: Bearer \xff",
-    "X-Request-Id: " + "z" * 200, "Inference-Header-Content-Length: 7", "Inference-Header-Content-Length: 0",
-    "Inference-Header-Content-Length: -0", "Content-Type: text/csv", "Content-Type: \x01",
-    "A" * 3_000 + ": b", " folded",
-    ": empty", "no colon", "a: \x00", "a: b\nc: d", "Range: bytes=0-", "Cookie: a=b", "X: " + "y" * 17_000,
-)  # fmt: skip
+from windlass.serving import launch
+from windlass.types import spec
+
+FUZZING = Path(__file__).with_name("fuzzing")
+# How many requests of each kind; the last four go over HTTP/2.
+SHORT = {"heads": 1_500, "plain": 2_000, "rest": 2_500, "grpc": 2_500, "stream": 1_500, "sequences": 200}
+ROUND = {"heads": 4_800, "plain": 12_800, "rest": 10_000, "grpc": 8_000, "stream": 4_000, "sequences": 400}
+ROUNDS = 25
+MEMORY = 32 << 20
 
 
-def _changed(value: Any, chance: random.Random) -> Any:
-    """The value with one place in it replaced, removed, doubled or renamed."""
-    if isinstance(value, dict) and value and chance.random() < 0.85:
-        found = dict(value)
-        key = chance.choice(list(found))
-        step = chance.random()
-        if step < 0.7:
-            found[key] = _changed(found[key], chance)
-        elif step < 0.85:
-            del found[key]
-        else:
-            found[chance.choice(("x", "inputs", "", "shape", "data", "b64", "parameters"))] = chance.choice(ODD)
+def _served() -> Any:
+    made = importlib.util.spec_from_file_location("served", FUZZING / "served.py")
+    assert made is not None
+    assert made.loader is not None
+    module = importlib.util.module_from_spec(made)
+    made.loader.exec_module(module)
+    return module
+
+
+class Fuzzed:
+    """The server, the keys that it knows, and what it takes: bytes, descriptors and threads of each worker."""
+
+    def __init__(self, server: launch.Server, home: Path, keys: list[str]) -> None:
+        self.server = server
+        self.home = home
+        self.keys = keys
+        self.pids = [one["pid"] for one in self.status()["workers"]]
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.server.admin_url}/status").json()
         return found
-    if isinstance(value, list) and value and chance.random() < 0.8:
-        found_list = list(value)
-        where = chance.randrange(len(found_list))
-        found_list[where : where + 1] = chance.choice(
-            ([_changed(found_list[where], chance)], [], [found_list[where]] * 2, [chance.choice(ODD)])
-        )
-        return found_list
-    return chance.choice(ODD)
+
+    def taken(self) -> list[tuple[int, int, int]]:
+        found = []
+        for process in (Path(f"/proc/{pid}") for pid in self.pids):
+            line = next(one for one in (process / "status").read_text().splitlines() if one.startswith("VmRSS"))
+            counts = (len(list((process / folder).iterdir())) for folder in ("fd", "task"))
+            found.append((int(line.split()[1]) << 10, *counts))
+        return found  # type: ignore[return-value]
+
+    def drive(self, counts: dict[str, int], seed: str) -> Counter[str]:
+        """Ask badly, two kinds at a time; what was seen, by kind. Fails on an answer that may not be."""
+
+        def one(kind: str) -> dict[str, Any]:
+            line = [sys.executable, str(FUZZING / "drive.py"), self.server.url.rpartition(":")[2], kind, seed]
+            done = subprocess.run(
+                [*line, str(counts[kind]), ",".join(self.keys)], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{kind}: {done.stderr[-2_000:]}"
+            found: dict[str, Any] = json.loads(done.stdout)
+            return found
+
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            reports = dict(zip(counts, pool.map(one, counts), strict=True))
+        violations = [f"{kind}: {one}" for kind, report in reports.items() for one in report["violations"]]
+        assert not violations, "\n".join(violations)
+        return Counter({f"{kind} {what}": n for kind, report in reports.items() for what, n in report["seen"].items()})
+
+    def check(self, before: list[tuple[int, int, int]]) -> None:
+        """The same processes, as large as they were, with nothing under way and nothing unexpected in the log."""
+        status = self.status()
+        assert status["restarts"] == 0
+        assert [one["pid"] for one in status["workers"]] == self.pids
+        for metrics in iter(self._metrics, None):
+            under_way = [value for name, value in metrics if name in ("windlass_in_flight", "windlass_queued")]
+            if not any(under_way):
+                break
+            time.sleep(0.1)
+        # Every request that was admitted had its one outcome, and no outcome was a fault.
+        assert not [one for one in metrics if 'outcome="failed"' in one[0] and one[1]]
+        for (memory, *counts), (was, *had) in zip(self.taken(), before, strict=True):
+            assert memory - was < MEMORY, f"a worker grew by {(memory - was) >> 20} MiB"
+            assert all(now <= then + 4 for now, then in zip(counts, had, strict=True))
+        _check_log(self.home / "log")
+
+    def _metrics(self) -> list[tuple[str, float]]:
+        lines = httpx.get(f"{self.server.admin_url}/metrics").text.splitlines()
+        return [(line.rpartition(" ")[0], float(line.rpartition(" ")[2])) for line in lines if line[:1] != "#"]
 
 
-def body_of(chance: random.Random) -> bytes:
-    """A body: JSON that was changed, sometimes with its bytes changed too."""
-    value = _changed(chance.choice(SEEDS), chance)
-    text = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode("utf-8", "surrogatepass")
-    if chance.random() < 0.3 and text:
-        at = chance.randrange(len(text))
-        piece = chance.choice(
-            (b"", b"\0", b"\xff", b'"', b"[" * 40, b"{", b"NaN", b"1e999", b",", b"\xed\xa0\x80", b"9" * 400)
-        )
-        text = text[:at] + piece + text[at + chance.randrange(3) :]
-    return text
+def _check_log(path: Path) -> None:
+    """Every line behind the greeting is one JSON object: no caller has written a line of its own."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith("{"):
+                assert json.loads(line)["request_id"]
+            else:
+                assert re.match(r"\d workers|serving |metrics on |spec |numbers|model ", line), line
 
 
-def request_of(chance: random.Random) -> bytes:
-    """A whole request with something wrong in its head, its framing or its body."""
-    body = body_of(chance)
-    path = chance.choice(PATHS)
-    if chance.random() < 0.3:
-        at = chance.randrange(len(path) + 1)
-        path = (
-            path[:at]
-            + chance.choice(("%", "%00", "%ff", "//", "/..", "?", "#", " ", "\x7f", "é", "a" * 9_000))
-            + path[at:]
-        )
-    lines = ["Host: 127.0.0.1"] if chance.random() < 0.9 else []
-    lines += chance.sample(LINES, chance.randrange(4))
-    if chance.random() < 0.6:
-        lines.append(f"Content-Length: {len(body)}")
-    version = chance.choice(("HTTP/1.1",) * 8 + ("HTTP/1.0", "HTTP/2.0", "HTTP/9", ""))
-    head = "\r\n".join((f"{chance.choice(('POST', *VERBS))} {path} {version}", *lines)).encode("latin-1", "replace")
-    data = head + b"\r\n\r\n" + body
-    if chance.random() < 0.2:
-        at = chance.randrange(len(data))
-        data = data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
-    return data
-
-
-def _statuses(answers: bytes) -> list[int]:
-    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) [A-Z]", answers)]
-
-
-def _heads(server: Any, count: int, seed: int) -> Counter[int]:
-    """Requests of any shape, each on a connection of its own."""
-    chance = random.Random(seed)
-    seen: Counter[int] = Counter()
-    for _ in range(count):
-        data = request_of(chance)
-        with server.connect() as connection:
-            try:
-                connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-            except OSError:
-                seen[0] += 1
-                continue
-            statuses = _statuses(server.read(connection))
-        seen.update(statuses or [0])
-    return seen
-
-
-def _bodies(server: Any, count: int, seed: int) -> Counter[int]:
-    """Bodies of any shape in good requests, many on one connection, answered in order."""
-    chance = random.Random(seed)
-    seen: Counter[int] = Counter()
-    together = 40
-    for _ in range(count // together):
-        data = b""
-        for number in range(together):
-            body = body_of(chance)
-            path = chance.choice(PATHS[:4])
-            closing = "Connection: close\r\n" if number == together - 1 else ""
-            kind = chance.choice(("application/json",) * 6 + ("text/csv", "text/plain", "image/png"))
-            data += f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n{closing}".encode()
-            data += b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        statuses = _statuses(server.send(data))
-        assert len(statuses) == together
-        seen.update(statuses)
-    return seen
-
-
-def _drill(start_server: Callable[..., Any], packages: Any, heads: int, bodies: int) -> None:
-    server = start_server(packages.echo("numbers"))
-    # What is made once is made before the first look.
-    _heads(server, 300, 1)
-    _bodies(server, 1_000, 2)
-    before = (server.rss(), server.descriptors(), server.threads())
-    seen = _heads(server, heads, 3) + _bodies(server, bodies, 4)
-    after = (server.rss(), server.descriptors(), server.threads())
-    assert server.alive()
-    assert set(seen) - {0, 100, 200} <= REFUSALS, seen
-    assert seen[400] > bodies // 10
-    assert seen[200] > 0
-    assert after[0] - before[0] < 16 << 20
-    assert after[1] <= before[1] + 2
-    assert after[2] <= before[2] + 2
-    log = (server.server._path.parent.parent / "log").read_text()
-    assert "Traceback" not in log
-    metrics = server.metrics()
-    assert metrics[("windlass_in_flight",)] == 0
-    assert all(value == 0 for key, value in metrics.items() if key[0] == "windlass_queued")
+@pytest.fixture
+def fuzzed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterable[Fuzzed]:
+    """Two workers with models of every kind; for the long run also one that carries code."""
+    served = _served()
+    keys, known = served.callers()
+    endpoints = served.models(tmp_path)
+    if request.node.get_closest_marker("soak"):
+        endpoints = (*endpoints, served.coded(tmp_path))
+    wanted = spec.Spec(
+        endpoints=endpoints,
+        repository=(served.echo(tmp_path, "spare"),),
+        listen="127.0.0.1:0",
+        admin="127.0.0.1:0",
+        workers=2,
+        state=str(tmp_path / "state"),
+        access_log=True,
+        **known,
+    )
+    with launch.Server(wanted, tmp_path, log=tmp_path / "log") as server:
+        yield Fuzzed(server, tmp_path, keys)
 
 
 @pytest.mark.promise("P-36c")
 @pytest.mark.promise("P-49")
+@pytest.mark.threat("V4")
+@pytest.mark.threat("V7")
 @pytest.mark.threat("V8")
 @pytest.mark.threat("V18")
-def test_ten_thousand_malformed_requests(start_server: Callable[..., Any], packages: Any) -> None:
-    _drill(start_server, packages, 2_500, 7_600)
+def test_ten_thousand_malformed_requests(fuzzed: Fuzzed) -> None:
+    """Over HTTP/1.1 and HTTP/2, from callers of every kind, to models of every kind."""
+    fuzzed.drive({kind: count // 10 for kind, count in SHORT.items()}, "first")
+    before = fuzzed.taken()
+    seen = fuzzed.drive(SHORT, "short")
+    assert seen.total() >= 10_000
+    for what in (
+        "plain 200",
+        "plain 400",
+        "plain 429",
+        "rest 200",
+        "rest 404",
+        "grpc grpc 0",
+        "grpc grpc 3",
+        "stream answered",
+    ):
+        assert seen[what] > 0, f"no {what}: {seen}"
+    fuzzed.check(before)
 
 
 @pytest.mark.soak
 @pytest.mark.promise("P-36c")
 @pytest.mark.promise("P-49")
-def test_a_million_malformed_requests(start_server: Callable[..., Any], packages: Any) -> None:
-    _drill(start_server, packages, 200_000, 800_000)
+def test_a_million_malformed_requests(fuzzed: Fuzzed, pytestconfig: pytest.Config) -> None:
+    """In rounds that are remembered: what was asked before an interruption need not be asked again."""
+    cache = pytestconfig.cache
+    assert cache is not None
+    first = cache.get("fuzzing/rounds", 0)
+    fuzzed.drive({kind: count // 4 for kind, count in ROUND.items()}, "first")
+    before, seen = fuzzed.taken(), Counter[str]()
+    for number in range(first, ROUNDS):
+        started = time.monotonic()
+        seen += fuzzed.drive(ROUND, str(number))
+        cache.set("fuzzing/rounds", number + 1)
+        taken = [memory >> 20 for memory, *_ in fuzzed.taken()]
+        sys.stderr.write(f"round {number}: {time.monotonic() - started:.0f} s, workers of {taken} MiB\n")
+    sys.stderr.write(json.dumps(dict(sorted(seen.items()))))
+    fuzzed.check(before)
+    cache.set("fuzzing/rounds", 0)
 
 
 @pytest.mark.promise("P-36e")
