@@ -70,7 +70,12 @@ class Writer:
         chunk, lines = b"", 0
         while self._waiting:
             render, item, size = self._waiting.popleft()
-            text = render(item)
+            try:
+                text = render(item)
+            except Exception:  # noqa: BLE001 - one line that cannot be told must not silence the others
+                text = b""
+                with self._lock:
+                    self._failed[0] += 1
             if chunk and len(chunk) + len(text) > _PIPE_BYTES:
                 self._write(chunk, lines)
                 chunk, lines = b"", 0

@@ -116,7 +116,7 @@ def prepare(
         where,
         plan,
         manifest.signature,
-        series.runs_of(endpoint.name, loaded.version),
+        series.runs_of(endpoint.name, loaded.version, endpoint.arms[0].id),
         loaded.version,
         answered_one=poller.answered if loaded.inline else None,
     )

@@ -8,6 +8,7 @@ counted and lost), and never hold a sticky key itself.
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import os
 import threading
@@ -63,6 +64,7 @@ class _Journal:
         self.descriptor = -1
         self.segment = ""
         self.written = 0
+        self.failing = False
 
 
 class Exposures:
@@ -109,18 +111,24 @@ class Exposures:
             for journal in list(self._journals.values()):
                 # The loop appends meanwhile: only what is there now is taken, line by line.
                 lines = [journal.lines.popleft() for _ in range(len(journal.lines))]
-                if lines:
-                    try:
-                        self._write(journal, b"".join(lines))
-                    except OSError as e:
-                        journal.lost[0] += len(lines)
-                        log.error("%d exposures are lost: %s", len(lines), e.strerror)
+                if not lines:
+                    continue
+                try:
+                    self._write(journal, b"".join(lines))
+                    journal.failing = False
+                except OSError as e:
+                    journal.lost[0] += len(lines)
+                    if not journal.failing:
+                        log.error("exposures are lost until they can be written again: %s", e.strerror)
+                    journal.failing = True
 
     def close(self) -> None:
-        """Write the rest, then end."""
+        """Write the rest, then end; a disk that hangs is not waited for."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(_CLOSING_S)
+            if self._thread.is_alive():
+                return
         self.flush()
         for journal in self._journals.values():
             _close_segment(journal)
@@ -140,10 +148,15 @@ class Exposures:
             journal.written = 0
             _retain(journal)
         view = memoryview(data)
-        while view:
-            count = os.write(journal.descriptor, view)
-            view = view[count:]
-            journal.written += count
+        try:
+            while view:
+                view = view[os.write(journal.descriptor, view) :]
+        except OSError:
+            # What is torn would spoil the line after it.
+            with contextlib.suppress(OSError):
+                os.ftruncate(journal.descriptor, journal.written)
+            raise
+        journal.written += len(data)
 
 
 def _close_segment(journal: _Journal) -> None:

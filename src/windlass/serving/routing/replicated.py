@@ -6,12 +6,14 @@ Given to the door of a worker in place of its pool. Must never answer a load bef
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 from windlass import errors
 from windlass.types import directory
 
+log = logging.getLogger(__name__)
 Done: TypeAlias = Callable[[errors.WindlassError | None], None]
 
 
@@ -47,5 +49,8 @@ class Replicated:
             await self._change(name, load)
         except errors.WindlassError as e:
             done(e)
+        except Exception as e:  # whoever asked must be answered
+            log.exception("model '%s' could not be changed everywhere", name, exc_info=e)
+            done(errors.InternalError(f"failed to change '{name}' in all workers"))
         else:
             done(None)

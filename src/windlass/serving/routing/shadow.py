@@ -98,6 +98,7 @@ class Shadow:
         self._taken = self._let_go = 0
         self._ended = threading.Event()
         self._closed: Callable[[], None] | None = None
+        self._told = False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -131,7 +132,7 @@ class Shadow:
             if len(queue) >= QUEUE_REQUESTS:
                 counts.dropped[0] += 1
                 return
-            size = sum(array.nbytes for array in request.inputs.values())
+            size = sum(array.nbytes for part in (request.inputs, response.outputs) for array in part.values())
             if self._taken - self._let_go + size > QUEUE_BYTES:
                 counts.dropped[0] += 1
                 return
@@ -173,15 +174,25 @@ class Shadow:
             rows += pair.request.rows
             try:
                 pair = self._decoded(pair)
-            except errors.WindlassError:
-                self.counts.failed[0] += 1
+            except Exception as e:  # noqa: BLE001 - its own transforms may raise anything
+                self._failed(1, e)
                 continue
             groups.setdefault(_shapes(pair), []).append(pair)
         ran = 0.0
         for group in groups.values():
             for batch in [group] if self._batched else [[pair] for pair in group]:
-                ran += self._ask(batch)
+                try:
+                    ran += self._ask(batch)
+                except Exception as e:  # noqa: BLE001 - answers that cannot be compared
+                    self._failed(len(batch), e)
         return self._clock() - started - ran
+
+    def _failed(self, requests: int, error: Exception) -> None:
+        """Count what could not be compared; the first one that nobody expected is told."""
+        self.counts.failed[0] += requests
+        if not self._told and not isinstance(error, errors.WindlassError):
+            self._told = True
+            log.error("the shadow of '%s' stumbles", self._view.name, exc_info=error)
 
     def _decoded(self, pair: _Pair) -> _Pair:
         if pair.again is None:
@@ -195,7 +206,7 @@ class Shadow:
         if isinstance(outcome, errors.WindlassError):
             if len(batch) > 1:
                 return seconds + sum(self._ask([pair]) for pair in batch)
-            self.counts.failed[0] += 1
+            self._failed(1, outcome)
             return seconds
         rows = sum(pair.request.rows for pair in batch) if self._batched else 1
         settings, counts = self.settings, self.counts

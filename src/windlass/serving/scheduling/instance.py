@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -17,6 +18,8 @@ from windlass import errors
 from windlass.runtimes import base
 from windlass.serving.scheduling import batcher
 from windlass.types import tensor
+
+log = logging.getLogger(__name__)
 
 
 def _nothing() -> None:
@@ -31,9 +34,17 @@ def timed(model: base.LoadedModel, inputs: tensor.Tensors) -> tuple[batcher.Outc
         outcome = model.run(inputs)
     except errors.WindlassError as e:
         outcome = e
-    except Exception as e:  # noqa: BLE001 - a runtime may raise anything; its callers must all be answered
+    except BaseException as e:  # noqa: BLE001 - a runtime may raise anything; its callers must all be answered
         outcome = errors.InternalError(f"the model's run failed: {e}")
     return outcome, time.perf_counter() - started
+
+
+def _unload(model: base.LoadedModel) -> None:
+    """Give the model back; one that fails at that must not fail whoever was answered last, or waits for the end."""
+    try:
+        model.unload()
+    except Exception:
+        log.exception("a model could not be unloaded")
 
 
 class Inline:
@@ -50,7 +61,7 @@ class Inline:
 
     def close(self, closed: Callable[[], None] = _nothing) -> None:
         """Give the model back; `closed` is called when its memory is free."""
-        self._model.unload()
+        _unload(self._model)
         closed()
 
 
@@ -82,7 +93,7 @@ class Threaded:
             outcome, seconds = timed(self._model, inputs)
             self._loop.call_soon_threadsafe(self._finished, outcome, seconds, done)
             del item, inputs, outcome, done
-        self._model.unload()
+        _unload(self._model)
         # A loop that is closed has nobody to tell.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._closed)

@@ -14,6 +14,7 @@ from windlass.types import contract
 # How many runs the fit remembers, about; and how far beyond the usual error one run may pull it.
 _MEMORY = 32
 _CLIP = 3.0
+_FIRST = 4
 # A bucket's rows change at most once in so many runs, and only when the knee left the present size by a quarter. Each
 # time that they go back where they came from they stay for twice as long.
 _PATIENCE = 32
@@ -22,6 +23,8 @@ _SLACK = 1.25
 # Doubling a batch pays while it brings a twentieth more throughput: 2(an+b)/(2an+b) >= 1.05 while n <= 9.5 b/a.
 _KNEE = 9.5
 _BUCKETS = 64
+# The first run of a shape may take a hundred times as long as the next: no call is refused or ended by one alone.
+_KNOWN = 2
 # Full runs of a caller with less than its share that go first when they come close together.
 _CREDIT_RUNS = 8.0
 _SMOOTHING = 1 / 64
@@ -53,6 +56,10 @@ class Line:
 
     def observe(self, rows: int, seconds: float) -> None:
         """One run."""
+        if self.runs < _FIRST and rows >= self._rows and 2 * seconds < self._seconds:
+            # No more rows take half as long: what ran before was slow for being the first.
+            self.runs = 0
+            self._rows = self._seconds = self._nn = self._nt = 0.0
         self.runs += 1
         gain = max(1.0 / self.runs, 1.0 / _MEMORY)
         if self.runs == 1:
@@ -155,7 +162,8 @@ class Costs:
             line = Line((measured_line.a, measured_line.b))
             bucket = self._buckets[key] = Bucket(line, max_rows, 1, self._most_rows)
             # Placed where the measurements say, and from then on wherever runs say.
-            line.observe(max_rows, measured.get(max_rows, measured_line.predict(max_rows)))
+            for _ in range(_KNOWN):
+                line.observe(max_rows, measured.get(max_rows, measured_line.predict(max_rows)))
             self._smooth(bucket, 1.0)
 
     def observe(self, key: contract.ShapeKey, rows: int, seconds: float) -> None:
@@ -195,9 +203,9 @@ class Costs:
         return max(1, min(bucket.rows, int(room / line.a) if line.a > 0.0 else bucket.rows))
 
     def run_s(self, key: contract.ShapeKey, rows: int) -> float:
-        """Seconds of a run of this bucket; 0 while none of it ran."""
+        """Seconds of a run of this bucket; 0 while too few of it ran to judge a call by."""
         bucket = self._buckets.get(key)
-        return 0.0 if bucket is None else bucket.line.predict(rows)
+        return 0.0 if bucket is None or bucket.line.runs < _KNOWN else bucket.line.predict(rows)
 
     def work_s(self, key: contract.ShapeKey, rows: int) -> float:
         """What these rows add to the work that waits, in seconds, as a part of a full run; more than 0."""

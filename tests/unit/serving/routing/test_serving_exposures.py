@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,6 +121,31 @@ def test_what_the_disk_cannot_take_is_counted(
     note(to, "r4")
     kept.flush()
     assert [one.request for one in exposures.read(tmp_path, "m")] == ["r4"]
+
+
+def test_a_disk_that_fills_tears_no_line_that_comes_later(
+    kept: exposures.Exposures, tmp_path: Path, series: counters.Counters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to, write = journal(kept), os.write
+    note(to, "r1")
+    kept.flush()
+    for number in (2, 3):
+        parts = iter((10, 0))
+
+        def full(descriptor: int, data: memoryview, parts: Iterator[int] = parts) -> int:
+            count = next(parts)
+            if not count:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(descriptor, data[:count])
+
+        monkeypatch.setattr(os, "write", full)
+        note(to, f"r{number}")
+        kept.flush()
+    monkeypatch.setattr(os, "write", write)
+    note(to, "r4")
+    kept.flush()
+    assert [one.request for one in exposures.read(tmp_path, "m")] == ["r1", "r4"]
+    assert counts(series) == {"noted": 4, "dropped": 0, "lost": 2}
 
 
 def test_without_a_folder_nothing_is_kept(series: counters.Counters) -> None:

@@ -103,13 +103,27 @@ def test_a_request_that_fails_fails_alone(mirrored: Mirrored) -> None:
     assert mirrored.counts() == {"mirrored": 3, "compared": 2, "failed": 1, "scored": 2, "same_top": 2}
 
 
+def test_what_cannot_be_compared_is_counted_as_failed(mirrored: Mirrored) -> None:
+    model = mirrored.shadow.loaded.session.model
+
+    def odd(inputs: tensor.Tensors) -> tensor.Tensors:
+        return {"y": "no tensor"}  # type: ignore[dict-item]
+
+    model.run = odd  # type: ignore[method-assign,assignment]
+    for value in (1.0, 2.0):
+        mirrored.take(value)
+    mirrored.shadow.turn()
+    assert mirrored.counts() == {"mirrored": 2, "failed": 2}
+
+
 def test_without_slack_it_takes_no_more(mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "QUEUE_REQUESTS", 2)
     for value in range(3):
         mirrored.take(value)
     assert mirrored.counts() == {"mirrored": 2, "dropped": 1}
     mirrored.shadow.turn()
-    monkeypatch.setattr(shadow, "QUEUE_BYTES", 12)
+    # Inputs and answers of one request.
+    monkeypatch.setattr(shadow, "QUEUE_BYTES", 24)
     mirrored.take(1.0)
     mirrored.take(1.0)
     assert mirrored.counts()["dropped"] == 2

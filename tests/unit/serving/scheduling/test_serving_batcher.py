@@ -230,7 +230,7 @@ def test_a_full_queue_still_takes_whoever_has_less_than_its_part(new_bench: Make
 
 def test_a_call_that_cannot_be_answered_in_time_is_refused_at_once_and_never_while_all_is_idle(new_bench: Make) -> None:
     bench = new_bench(inline=False)
-    for _ in range(20):
+    for _ in range(40):
         bench.ask(rows_of(1, 1))
         bench.loop.turn()
         bench.loop.now += 0.1

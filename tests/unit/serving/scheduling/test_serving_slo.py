@@ -44,7 +44,16 @@ def test_odd_runs_do_not_bend_it(seed: int, factor: float, share: float) -> None
         odd = factor if number % 10 == 9 and chance.random() < 10 * share else 1.0
         line.observe(n, (0.005 + 0.001 * n) * odd * chance.lognormvariate(0.0, 0.02))
     for n in (1, 8):
-        assert line.predict(n) == pytest.approx(0.005 + 0.001 * n, rel=0.2)
+        assert line.predict(n) == pytest.approx(0.005 + 0.001 * n, rel=0.3)
+
+
+def test_a_first_run_that_takes_long_is_no_measure() -> None:
+    costs = slo.Costs(8, 64)
+    costs.observe((), 4, 2.0)
+    assert costs.run_s((), 4) == 0.0
+    for _ in range(3):
+        costs.observe((), 4, 0.01)
+        assert costs.run_s((), 4) < 0.011
 
 
 @given(factor=st.floats(0.2, 5.0))
@@ -97,7 +106,8 @@ def test_buckets_that_did_not_run_cost_what_rows_usually_do_and_no_call_is_judge
 def test_the_buckets_that_are_kept_are_bounded() -> None:
     costs = slo.Costs(8, 64)
     for width in range(1_000):
-        costs.observe(((width,),), 1, 0.01)
+        for _ in range(2):
+            costs.observe(((width,),), 1, 0.01)
     assert sum(costs.run_s(((width,),), 1) > 0.0 for width in range(1_000)) <= 64
     assert costs.run_s(((999,),), 1) == pytest.approx(0.01)
 
