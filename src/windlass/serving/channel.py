@@ -50,7 +50,7 @@ class Change(msgspec.Struct, frozen=True, tag=True):
 
 
 class Weigh(msgspec.Struct, frozen=True, tag=True):
-    """How many bytes the models of a spec have."""
+    """How many bytes the models of a spec have, and how many of them run in processes of their own."""
 
     spec: spec.Spec
 

@@ -1,4 +1,4 @@
-"""The workers of one server: filled places, one spec in force in all of them, and what is done when one dies or hangs.
+"""The workers of one server: one spec in force in all of them, and what is done when one dies.
 
 Driven by the supervisor and its control socket. A spec is tried by one worker, then by the others, and is in force in
 all or in none. Must never serve a model itself, and never let a request wait for what it does.
@@ -7,28 +7,22 @@ all or in none. Must never serve a model itself, and never let a request wait fo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from windlass import errors
-from windlass.serving import channel, crashes, last_good, lending, member, sizing
+from windlass.serving import channel, crashes, last_good, lending, member, places, sizing, starting
 from windlass.serving.door import door as doors
-from windlass.serving.metrics import board as boards
-from windlass.serving.metrics import totals
-from windlass.serving.transport import sockets
 from windlass.types import spec
 
 log = logging.getLogger("windlass")
 _WATCH_S = 0.25
 _ANSWER_S = 1.0
 _ANY_UP_S = 5.0
-# An interpreter and its libraries on a busy machine.
-_STARTED_BY_THEN_S = 60.0
 # Beyond the grace time a worker tells those who still wait, then ends.
 _LAST_S = 1.0
 
@@ -38,40 +32,42 @@ class Fleet:
 
     def __init__(self, wanted: spec.Spec, listening: socket.socket, *, cores: int, quiet: bool = False) -> None:
         """`listening` is the socket that all workers accept from; the fleet closes it."""
-        self._listening = listening
         self.spec = wanted
         self.plan = sizing.Plan(wanted.workers or 1, 0, "not chosen yet")
-        self.members: dict[int, member.Member] = {}
         self.fell_back = ""
         self.restarts = 0
         self.stopping = False
         self._cores = cores
+        self._lending = lending.Lending(wanted.state)
         # While a worker is replaced, two of them have a place.
-        places = 2 * max(cores, wanted.workers) + 1
-        self.memory = totals.Memory.create(places - 1)
-        self._board = boards.Board.create(places)
-        self._shared = member.Shared(listening.fileno(), self._board.fd, self.memory.fd, quiet)
+        most = 2 * max(cores, wanted.workers)
+        self._places = places.Places(listening, most, self._lending, self._asked, self._died, quiet=quiet)
+        self.memory = self._places.memory
         self._last_good = last_good.LastGood(wanted.state)
         self._judge = crashes.Judge(self.plan.workers)
-        self._lending = lending.Lending(wanted.state)
+        # What a server that starts now would be planned like.
+        self._next_plan = self.plan
         self._loaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Starting and stopping
 
-    async def start(self) -> None:
-        """Fill every place and put the spec in force; raises what the first worker says against it."""
+    async def start(self, begun: starting.Starting | None = None) -> None:
+        """Fill every place and put the spec in force; raises what the first worker says against it.
+
+        `begun` is a process that has been started for it already.
+        """
         async with self._changing:
             self._begin_with_good()
             self._lending.use(self.spec.keys)
             self._spawn_task(self._lending.run())
-            first = await self._spawn()
+            first = await self._fill(begun)
             await self._choose(first)
+            others = [await self._fill() for _ in range(self.plan.workers - 1)]
             await first.ask(channel.Open(self.plan.workers == 1))
-            others = [await self._spawn() for _ in range(self.plan.workers - 1)]
             await self._bring_up(first, opened=True)
-            refused = await _all(others, self._bring_up)
+            refused = await places.ask_all(others, self._bring_up)
             for one, error in zip(others, refused, strict=True):
                 # One that died is started again like any other.
                 if error is not None and one.alive:
@@ -88,23 +84,27 @@ class Fleet:
             log.warning("the spec's models are not served: %s", why)
 
     async def _choose(self, first: member.Member) -> None:
-        asked = self.spec.workers
-        alone = asked == 1 or (not asked and self._cores == 1)
-        weight = 0 if alone else await first.ask(channel.Weigh(self.spec))
-        self.plan = sizing.choose(self._cores, asked, weight)
+        self.plan = self._next_plan = await self._planned(first)
         self._judge = crashes.Judge(self.plan.workers)
         log.info("%s", self.plan.reason)
+
+    async def _planned(self, one: member.Member) -> sizing.Plan:
+        """How a server with the spec in force would be planned if it started now."""
+        asked = self.spec.workers
+        if asked == 1 or (not asked and self._cores == 1):
+            return sizing.choose(self._cores, asked, 0)
+        weight, programs = await one.ask(channel.Weigh(self.spec))
+        return sizing.choose(self._cores, asked, weight, programs)
 
     async def close(self) -> None:
         """Not ready from now on; go on for `pre_stop_s`, then let every worker finish what is in flight and end."""
         self.stopping = True
-        for one in self._living():
+        for one in self._places.living():
             one.state = member.LEAVING
             one.tell(channel.Unready())
         await asyncio.sleep(self.spec.pre_stop_s)
-        # From now on only workers hold it: when each has taken what waits and closed its own, callers are refused.
-        sockets.shut(self._listening)
-        await asyncio.gather(*(self._leave(one) for one in self._living()))
+        self._places.shut()
+        await asyncio.gather(*(self._leave(one) for one in self._places.living()))
         self._lending.save()
 
     async def _leave(self, one: member.Member) -> None:
@@ -112,32 +112,23 @@ class Fleet:
 
     # Places
 
-    def _living(self) -> list[member.Member]:
-        return [one for one in self.members.values() if one.alive]
-
-    def serving(self) -> list[member.Member]:
-        """The workers that answer."""
-        return [one for one in self._living() if one.state == member.SERVING]
-
-    async def _spawn(self) -> member.Member:
-        place = min(set(range(1, self.memory.workers + 1)) - self.members.keys())
-        one = member.Member(place, self._shared, lambda body: self._asked(one, body))
-        self.members[place] = one
-        await one.open(channel.Start(self.spec), self._gone)
-        if one.alive:
-            # Not before it can be told what it was lent.
-            self._lending.join(one)
-        return one
+    async def _fill(self, begun: starting.Starting | None = None) -> member.Member:
+        return await self._places.fill(channel.Start(self.spec), begun)
 
     async def _bring_up(self, one: member.Member, *, opened: bool = False) -> None:
         """Put in force there what is in force; only then it takes connections."""
-        while one.spec is not self.spec:
-            await one.apply(self.spec, self._fitted(self.spec), back=one.spec is not None)
-            for name in sorted(self._loaded):
-                await one.ask(channel.Change(name, load=True))
+        await self._catch_up(one)
         if not opened:
             await one.ask(channel.Open(self.plan.workers == 1))
         one.state = member.SERVING
+        # What came into force while it opened; from here on it is told with the others.
+        await self._catch_up(one)
+
+    async def _catch_up(self, one: member.Member) -> None:
+        while one.spec is not self.spec:
+            await one.apply(self.spec, self._fitted(self.spec), back=one.spec is not None)
+        for name in sorted(self._loaded - one.loaded):
+            await one.change(name, load=True)
 
     def _fitted(self, wanted: spec.Spec) -> spec.Spec:
         """With the plan's threads where an endpoint leaves them open."""
@@ -148,28 +139,24 @@ class Fleet:
         )
         return msgspec.structs.replace(wanted, endpoints=endpoints)
 
-    def _gone(self, one: member.Member) -> None:
-        """A process has ended."""
-        del self.members[one.place]
-        lost = self.memory.fold(one.place)
-        self._board.clear(one.place)
-        self._lending.leave(one)
-        if one.state == member.LEAVING or self.stopping:
+    def _died(self, one: member.Member, lost: int) -> None:
+        """A worker has ended that was not to."""
+        if self.stopping:
             return
         pause = self._judge.died()
         self.restarts += 1
-        status = one.ended.result()
-        log.warning("%s ended with status %d; %d requests were lost", one.name, status, lost)
+        log.warning("%s ended with status %d; %d requests were lost", one.name, one.ended.result(), lost)
         if self._judge.looping:
             self._spawn_task(self._fall_back())
         self._spawn_task(self._refill(pause))
 
-    async def _refill(self, pause_s: float) -> None:
+    async def _refill(self, pause_s: float = 0.0) -> None:
+        """Fill one place, if one is free."""
         await asyncio.sleep(pause_s)
-        if self.stopping:
+        if self.stopping or self._places.filled() >= self.plan.workers:
             return
         try:
-            one = await self._spawn()
+            one = await self._fill()
         except OSError as e:
             log.warning("no worker can be started: %s", e)
             self._spawn_task(self._refill(self._judge.died()))
@@ -185,27 +172,31 @@ class Fleet:
         """Replace what makes no progress; a spec that went through its trial is good."""
         while not self.stopping:
             await asyncio.sleep(_WATCH_S)
-            for one in self._living():
-                silent = min(self._board.age_s(one.place), time.monotonic() - one.started)
-                most = boards.STALE_S if self._board.age_s(one.place) < float("inf") else _STARTED_BY_THEN_S
-                if silent > most and one.state != member.LEAVING:
-                    log.warning("%s has not turned for %.1f s and is replaced", one.name, silent)
-                    one.kill()
+            self._places.end_hung()
             if not self._judge.on_trial and not self._changing.locked():
                 self._last_good.keep(self.spec)
 
     async def restart(self) -> None:
         """Replace every worker by a new one that is warm before the old one leaves."""
         async with self._changing:
-            for old in self.serving():
-                new = await self._spawn()
-                try:
-                    await self._bring_up(new)
-                except errors.WindlassError:
-                    await new.leave(0)
-                    raise
-                await self._leave(old)
+            try:
+                for old in self._places.serving():
+                    if old.alive and not self.stopping:
+                        await self._replace(old)
+            finally:
+                # A place that was left free, since the new one was there already, or one whose new one did not come up.
+                for _ in range(self.plan.workers - self._places.filled()):
+                    self._spawn_task(self._refill())
         log.info("every worker was replaced")
+
+    async def _replace(self, old: member.Member) -> None:
+        new = await self._fill()
+        try:
+            await self._bring_up(new)
+        except errors.WindlassError:
+            await new.leave(0)
+            raise
+        await self._leave(old)
 
     # The spec
 
@@ -233,12 +224,16 @@ class Fleet:
                 raise
             if not self._judge.looping:
                 self._last_good.keep(self.spec)
-            keys = msgspec.structs.replace(self.spec, keys=wanted.keys, key_pepper=wanted.key_pepper)
+            keys = msgspec.structs.replace(
+                self.spec, keys=wanted.keys, key_pepper=wanted.key_pepper, trusted=wanted.trusted
+            )
             self._put_in_force(_with_models_of(wanted, keys), why="")
             for one in taken:
                 one.spec = self.spec
             self._loaded &= {endpoint.name for endpoint in wanted.repository}
             await self._level()
+            with contextlib.suppress(errors.WindlassError):
+                self._next_plan = await self._planned(taken[0])
             return unreached
 
     def _put_in_force(self, wanted: spec.Spec, why: str) -> None:
@@ -253,7 +248,7 @@ class Fleet:
             return ()
         # Whoever starts or comes back from now on starts without them.
         before, self.spec = self.spec, msgspec.structs.replace(self.spec, keys=left, key_pepper=wanted.key_pepper)
-        living = self._living()
+        living = self._places.living()
         told = await asyncio.gather(
             *(one.ask(channel.Revoke(left, wanted.key_pepper), _ANSWER_S) for one in living), return_exceptions=True
         )
@@ -268,11 +263,7 @@ class Fleet:
 
     async def _try(self, wanted: spec.Spec) -> list[member.Member]:
         """One worker first, then the others: all of them; if one refuses, those that took it go back."""
-        give_up = time.monotonic() + _ANY_UP_S
-        while not (members := self.serving()):
-            if time.monotonic() > give_up:
-                raise errors.Unavailable("no worker is up just now", hint="Try again in a moment.")
-            await asyncio.sleep(_WATCH_S)
+        members = await places.first_up(self._places, _ANY_UP_S)
         sent = self._fitted(wanted)
         await members[0].ask(channel.Apply(sent))
         answers = await asyncio.gather(*(one.ask(channel.Apply(sent)) for one in members[1:]), return_exceptions=True)
@@ -290,7 +281,7 @@ class Fleet:
 
     async def _level(self) -> None:
         """Whoever serves anything but the spec in force goes over to it; who cannot is replaced."""
-        for one in self.serving():
+        for one in self._places.serving():
             if one.spec is not self.spec:
                 try:
                     await one.apply(self.spec, self._fitted(self.spec), back=True)
@@ -323,24 +314,24 @@ class Fleet:
     async def change(self, name: str, load: bool) -> None:
         """Load or unload a repository model in every worker; if one cannot load it, none has it that had it not."""
         async with self._changing:
-            members = self.serving()
-            answers = await _all(members, lambda one: one.ask(channel.Change(name, load=load)))
+            members = self._places.serving()
+            answers = await places.ask_all(members, lambda one: one.change(name, load=load))
             refused = [a for one, a in zip(members, answers, strict=True) if a is not None and one.alive]
             if not refused:
                 (self._loaded.add if load else self._loaded.discard)(name)
                 return
             if load and name not in self._loaded:
                 taken = [one for one, a in zip(members, answers, strict=True) if a is None]
-                await _all(taken, lambda one: one.ask(channel.Change(name, load=False)))
+                await places.ask_all(taken, lambda one: one.change(name, load=False))
             raise refused[0]
 
     def ready(self) -> bool:
         """Whether a worker that makes progress can answer."""
-        return not self.stopping and any(self._board.age_s(one.place) < boards.STALE_S for one in self.serving())
+        return not self.stopping and self._places.ready()
 
     async def status(self) -> dict[str, Any]:
         """Every worker, and the models as the one with the newest spec tells them."""
-        members = self._living()
+        members = self._places.living()
         answers = await asyncio.gather(
             *(one.ask(channel.Status(), _ANSWER_S) for one in members), return_exceptions=True
         )
@@ -349,23 +340,16 @@ class Fleet:
         return {
             "generation": newest["generation"],
             "ready": self.ready(),
-            "plan": msgspec.to_builtins(self.plan),
+            "plan": msgspec.to_builtins(self.plan) | {"after_a_new_start": self._otherwise()},
             "fell_back": self.fell_back,
             "restarts": self.restarts,
-            "workers": [self._about(one, answer) for one, answer in zip(members, told, strict=True)],
+            "workers": [self._places.about(one, answer) for one, answer in zip(members, told, strict=True)],
             "models": newest["models"],
         }
 
-    def _about(self, one: member.Member, told: dict[str, Any] | None) -> dict[str, Any]:
-        age = self._board.age_s(one.place)
-        return {
-            "place": one.place,
-            "pid": one.pid,
-            "state": one.state,
-            "connections": self._board.connections(one.place),
-            "heartbeat_age_s": round(age, 3) if age < float("inf") else None,
-            "generation": told["generation"] if told is not None else None,
-        }
+    def _otherwise(self) -> str:
+        """What would be planned for the spec in force, if it is not what is done; empty if it is."""
+        return "" if self._next_plan.workers == self.plan.workers else self._next_plan.reason
 
     def _spawn_task(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -377,11 +361,3 @@ def _with_models_of(wanted: spec.Spec, started: spec.Spec) -> spec.Spec:
     """The models of one spec; addresses and limits are those the server was started with, and no key comes back."""
     names = ("generation", "endpoints", "repository", "managed")
     return msgspec.structs.replace(started, **{name: getattr(wanted, name) for name in names})
-
-
-async def _all(
-    members: list[member.Member], ask: Callable[[member.Member], Awaitable[Any]]
-) -> list[BaseException | None]:
-    """None for each that did it, its error for each that did not."""
-    answers = await asyncio.gather(*(ask(one) for one in members), return_exceptions=True)
-    return [answer if isinstance(answer, BaseException) else None for answer in answers]

@@ -65,7 +65,7 @@ def _own_folder() -> Path:
 
 def command(path: Path, *, quiet: bool = False, ready_fd: int | None = None) -> list[str]:
     """The command line of a server for a spec."""
-    line = [sys.executable, "-m", "windlass.serving.supervisor", "--spec", str(path)]
+    line = [sys.executable, "-m", "windlass.serving", "--spec", str(path)]
     if quiet:
         line.append("--quiet")
     if ready_fd is not None:

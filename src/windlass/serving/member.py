@@ -9,9 +9,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,7 +16,7 @@ from typing import Any
 import msgspec
 
 from windlass import errors
-from windlass.serving import channel
+from windlass.serving import channel, starting
 from windlass.types import spec
 
 STARTING, SERVING, LEAVING, KILLED = "starting", "serving", "leaving", "killed"
@@ -35,29 +32,29 @@ class Shared(msgspec.Struct, frozen=True):
 
 
 class Member:
-    """The worker at a place. `spec` is what it has in force; `ended` is its exit status once it has one."""
+    """The worker at a place.
 
-    def __init__(self, place: int, shared: Shared, handle: Callable[[channel.Body], Awaitable[Any]]) -> None:
-        """Start the process; `handle` answers what it asks."""
+    `spec` is what it has in force, `loaded` what it loaded beside; `ended` is its exit status once it has one.
+    """
+
+    def __init__(
+        self, process: starting.Starting, place: int, shared: Shared, handle: Callable[[channel.Body], Awaitable[Any]]
+    ) -> None:
+        """Tell a process that begins its place; `handle` answers what it asks."""
         self.place = place
         self.state = STARTING
         self.started = time.monotonic()
         self.spec: spec.Spec | None = None
+        self.loaded: set[str] = set()
         self.channel = channel.Channel(handle, lambda: None)
-        self._ours, theirs = socket.socketpair()
-        numbers = {"place": place, "parent": os.getpid(), "channel": theirs.fileno()}
-        numbers |= {"listen": shared.listen, "board": shared.board, "counters": shared.counters}
-        line = [sys.executable, "-m", "windlass.serving.worker"]
-        line += [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
-        self._process = subprocess.Popen(
-            [*line, "--quiet"] if shared.quiet else line,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=(theirs.fileno(), shared.listen, shared.board, shared.counters),
-        )
-        theirs.close()
+        self._told_to_leave = False
+        self._ours = process.socket
+        self._process = process.process
         self.pid = self._process.pid
         self.ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        # One that has ended already hears nothing; its end is seen all the same.
+        with contextlib.suppress(OSError):
+            process.tell(place, (shared.listen, shared.board, shared.counters), quiet=shared.quiet)
 
     @property
     def name(self) -> str:
@@ -99,6 +96,11 @@ class Member:
         await self.ask(channel.Apply(sent, back))
         self.spec = wanted
 
+    async def change(self, name: str, *, load: bool) -> None:
+        """Load or unload a model of the repository there."""
+        await self.ask(channel.Change(name, load=load))
+        (self.loaded.add if load else self.loaded.discard)(name)
+
     @property
     def alive(self) -> bool:
         """Whether its end has neither been seen nor brought about."""
@@ -107,7 +109,9 @@ class Member:
     async def leave(self, within_s: float) -> None:
         """Have it finish what is in flight and end; kill it if it has not within this time."""
         self.state = LEAVING
-        self.tell(channel.Drain())
+        if not self._told_to_leave:
+            self._told_to_leave = True
+            self.tell(channel.Drain())
         try:
             await asyncio.wait_for(asyncio.shield(self.ended), within_s)
         except TimeoutError:

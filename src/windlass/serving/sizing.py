@@ -24,18 +24,26 @@ class Plan(msgspec.Struct, frozen=True):
     reason: str
 
 
-def choose(cores: int, wanted: int, model_bytes: int) -> Plan:
-    """The plan for a machine of `cores`, `wanted` workers (0: choose) and models of so many bytes together."""
+def choose(cores: int, wanted: int, model_bytes: int, programs: int = 0) -> Plan:
+    """The plan for a machine of `cores`, `wanted` workers (0: choose) and models of so many bytes together.
+
+    `programs` of them run in processes of their own, each with the libraries that it needs.
+    """
     cores = max(1, cores)
     size = f"{model_bytes / 1e6:.0f} MB"
     if wanted:
         workers, reason = wanted, f"{_count(wanted)}, as asked for"
         if wanted > 1 and model_bytes > LARGE_BYTES:
             reason += f"; each holds its own {size} of weights"
+        if wanted > 1 and programs:
+            reason += f"; each has its own {_count(programs, 'process', 'processes')} for models apart"
     elif cores == 1:
         workers, reason = 1, "1 worker, because there is one core"
     elif model_bytes > LARGE_BYTES:
         workers, reason = 1, f"1 worker with up to {cores} threads: each worker would hold its own {size} of weights"
+    elif programs:
+        each = _count(programs, "process", "processes")
+        workers, reason = 1, f"1 worker: each worker would have its own {each} for models apart"
     else:
         workers, reason = cores, f"{_count(cores)}, one for each core"
     return Plan(workers, 0 if workers == 1 else max(1, cores // workers), reason)
@@ -51,5 +59,5 @@ def cores(quota: Path = _QUOTA) -> int:
         return allowed
 
 
-def _count(workers: int) -> str:
-    return "1 worker" if workers == 1 else f"{workers} workers"
+def _count(number: int, one: str = "worker", more: str = "workers") -> str:
+    return f"1 {one}" if number == 1 else f"{number} {more}"

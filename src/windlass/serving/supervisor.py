@@ -1,7 +1,6 @@
 """The supervisor: holds the sockets, starts the workers that answer, and passes on what operators and signals say.
 
-Started as `python -m windlass.serving.supervisor --spec FILE` by the CLI and the Python face. Must never load a model
-or answer a caller, so that nothing a model does can end it.
+Run by `__main__.py`. Must never load a model or answer a caller, so that nothing a model does can end it.
 """
 
 from __future__ import annotations
@@ -19,14 +18,15 @@ import sys
 from pathlib import Path
 
 from windlass import errors
-from windlass.serving import admin, fleet, overview, sizing
+from windlass.serving import admin, fleet, overview, sizing, starting
 from windlass.serving.door import door as doors
 from windlass.serving.door import identity, routes
-from windlass.serving.metrics import counters
+from windlass.serving.metrics import counters, log_writer
 from windlass.serving.transport import arrival, listener, sockets
 from windlass.types import spec, strict_json
 
 log = logging.getLogger("windlass")
+_STDERR = 2
 
 
 class Supervisor:
@@ -75,14 +75,19 @@ class Supervisor:
         return sock
 
 
-async def serve(wanted: spec.Spec, ready_fd: int | None, *, quiet: bool) -> None:
-    """Run until SIGTERM or SIGINT. `ready_fd` gets one line of JSON with the addresses once everything is loaded."""
+async def serve(wanted: spec.Spec, first: starting.Starting, ready_fd: int | None, *, quiet: bool) -> None:
+    """Run until SIGTERM or SIGINT. `ready_fd` gets one line of JSON with the addresses once everything is loaded.
+
+    `first` is the first worker's process.
+    """
     loop = asyncio.get_running_loop()
     supervisor = Supervisor(wanted, quiet=quiet)
     stop = asyncio.Event()
+    restarts: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGHUP, _restart, supervisor.fleet, restarts)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loading = asyncio.ensure_future(supervisor.fleet.start())
+    loading = asyncio.ensure_future(supervisor.fleet.start(first))
     await supervisor.open()
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -91,8 +96,6 @@ async def serve(wanted: spec.Spec, ready_fd: int | None, *, quiet: bool) -> None
             loading.result()
             stopping.cancel()
             _told(supervisor, ready_fd)
-            restarts: set[asyncio.Task[None]] = set()
-            loop.add_signal_handler(signal.SIGHUP, _restart, supervisor.fleet, restarts)
             await stop.wait()
             log.info("stopping: finishing what is in flight")
         else:
@@ -126,22 +129,28 @@ def _told(supervisor: Supervisor, ready_fd: int | None) -> None:
             ready.write(json.dumps({"pid": os.getpid(), **supervisor.addresses}) + "\n")
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="windlass-supervisor", description=__doc__.splitlines()[0] if __doc__ else "")
+def main(first: starting.Starting) -> None:
+    """The command line; `first` is the first worker's process, begun already."""
+    parser = argparse.ArgumentParser(
+        prog="python -m windlass.serving", description=__doc__.splitlines()[0] if __doc__ else ""
+    )
     parser.add_argument("--spec", required=True, type=Path, help="the serving spec, a JSON file")
     parser.add_argument("--ready-fd", type=int, help="a file descriptor that is told the addresses")
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     options = parser.parse_args()
     # Keys that callers sent are in memory: no file is to be made of it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Whoever does not read the log must not stop the supervisor's loop.
     logging.basicConfig(
-        level=logging.WARNING if options.quiet else logging.INFO, format="%(message)s", stream=sys.stderr
+        level=logging.WARNING if options.quiet else logging.INFO,
+        format="%(message)s",
+        handlers=[log_writer.Handler(_STDERR, counters.Counters())],
     )
     try:
         wanted = strict_json.decode(_read(options.spec), spec.Spec, what=str(options.spec))
-        asyncio.run(serve(wanted, options.ready_fd, quiet=options.quiet))
+        asyncio.run(serve(wanted, first, options.ready_fd, quiet=options.quiet))
     except errors.WindlassError as e:
+        logging.shutdown()
         sys.stderr.write(f"Error: {e}\n")
         sys.exit(e.exit_code)
 
@@ -151,7 +160,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as e:
         raise errors.UsageError(f"cannot read the spec {path}: {e.strerror}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """One worker: loads what its supervisor says, answers callers until it is told to stop, then loses nothing.
 
-Started by `fleet.py` with the descriptors of what all workers share. Must never outlive its supervisor, and never
+Started by `starting.py`, told its place by its supervisor. Must never outlive its supervisor, and never
 import the registry, a capture library or anything of the control plane: it is given paths and digests.
 """
 
@@ -24,9 +24,9 @@ import msgspec
 import uvloop
 
 from windlass import errors, plugins, telemetry
-from windlass.packaging import archive
+from windlass.packaging import archive, contained, session
 from windlass.security import confine
-from windlass.serving import channel
+from windlass.serving import channel, starting
 from windlass.serving.door import door as doors
 from windlass.serving.door import identity, leases, limits, routes
 from windlass.serving.metrics import access_log, counters, log_writer, totals
@@ -138,12 +138,14 @@ class Worker:
     def status(self) -> dict[str, Any]:
         """What is served, loading or failed."""
         models = self.pool
-        sizes = {
-            (routing.endpoint.name, arm.loaded.version): _bytes(arm.loaded.session.package)
-            for routing in models.served.values()
-            for arm in routing.arms
-        }
+        arms = [(routing.endpoint.name, arm.loaded) for routing in models.served.values() for arm in routing.arms]
+        sizes = {(name, loaded.version): _bytes(loaded.session.package) for name, loaded in arms}
         return {
+            "processes": [
+                {"model": name, "version": loaded.version, "pid": model.pid, "restarts": model.restarts}
+                for name, loaded in arms
+                if isinstance(model := loaded.session.model, contained.Contained)
+            ],
             "generation": models.generation,
             "ready": models.ready(),
             "models": [
@@ -174,21 +176,22 @@ def _bytes(package: archive.Package) -> int:
 class Post:
     """This worker's place in its fleet: does what the supervisor says, and shows that the loop turns."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, options: argparse.Namespace) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, place: int, shared: list[int]) -> None:
+        """`shared` are the descriptors of the listening socket, the board and the counters."""
+        listen, board, memory = shared
         self.done = loop.create_future()
         self._loop = loop
-        self._place: int = options.place
-        self._board = boards.Board(options.board)
-        self._memory = totals.Memory.attach(options.counters)
-        self.series = self._memory.writer(self._place)
-        self._socket = socket.socket(fileno=options.listen)
+        self._place = place
+        self._board = boards.Board(board)
+        self._memory = totals.Memory.attach(memory)
+        self.series = self._memory.writer(place)
+        self._socket = socket.socket(fileno=listen)
         self._socket.setblocking(False)  # noqa: FBT003 - the library's signature
         self._channel = channel.Channel(self.handle, _orphaned)
         self._frozen = False
 
-    async def open(self, descriptor: int) -> None:
+    async def open(self, end: socket.socket) -> None:
         """Take up the channel."""
-        end = socket.socket(fileno=descriptor)
         await self._loop.create_unix_connection(lambda: self._channel, sock=end)
 
     async def handle(self, body: channel.Body) -> Any:
@@ -268,9 +271,12 @@ class Post:
             self._channel.tell(channel.Demand(wants))
 
 
-def _weigh(wanted: spec.Spec) -> int:
-    """The bytes of a spec's models; a package that cannot be read weighs nothing until it is loaded and says why."""
-    total = 0
+def _weigh(wanted: spec.Spec) -> tuple[int, int]:
+    """The bytes of a spec's models, and how many run in processes of their own.
+
+    A package that cannot be read weighs nothing until it is loaded and says why.
+    """
+    total = apart = 0
     for endpoint in wanted.endpoints:
         for arm in endpoint.arms:
             try:
@@ -282,7 +288,8 @@ def _weigh(wanted: spec.Spec) -> int:
             except errors.WindlassError:
                 continue
             total += _bytes(package)
-    return total
+            apart += endpoint.placement == "process" or session.carries_code(package.manifest.model.runtime)
+    return total, apart
 
 
 def _orphaned() -> None:
@@ -290,30 +297,34 @@ def _orphaned() -> None:
     os._exit(1)
 
 
-async def _serve(options: argparse.Namespace) -> None:
-    post = Post(asyncio.get_running_loop(), options)
+async def _serve(end: socket.socket, place: int, shared: list[int], *, quiet: bool) -> None:
+    post = Post(asyncio.get_running_loop(), place, shared)
     # Whoever does not read the log must not stop this loop.
     logging.basicConfig(
-        level=logging.WARNING if options.quiet else logging.INFO,
+        level=logging.WARNING if quiet else logging.INFO,
         format="%(message)s",
         handlers=[log_writer.Handler(_STDERR, post.series)],
     )
-    await post.open(options.channel)
+    await post.open(end)
     await post.done
 
 
 def main() -> None:
     """The command line. Signals are for the supervisor, who passes them on in its own words."""
     parser = argparse.ArgumentParser(prog="windlass-worker", description=__doc__.splitlines()[0] if __doc__ else "")
-    for name in ("listen", "channel", "board", "counters", "place", "parent"):
+    for name in ("channel", "parent"):
         parser.add_argument(f"--{name}", required=True, type=int)
-    parser.add_argument("--quiet", action="store_true", help="log warnings only")
     options = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     confine.die_with(options.parent)
+    end = socket.socket(fileno=options.channel)
+    told = starting.told(end)
+    if told is None:
+        return
+    place, quiet, shared = told
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    uvloop.run(_serve(options))
+    uvloop.run(_serve(end, place, shared, quiet=quiet))
     # A run or a load that goes on in a thread must not hold up a worker that has said good-bye.
     logging.shutdown()
     os._exit(0)

@@ -201,4 +201,4 @@ def test_a_home_with_a_long_name_has_its_socket_elsewhere(tmp_path: Path) -> Non
 
 def test_the_command_is_a_list_of_arguments() -> None:
     line = launch.command(Path("/a b/$(x).json"), quiet=True, ready_fd=7)
-    assert line[1:] == ["-m", "windlass.serving.supervisor", "--spec", "/a b/$(x).json", "--quiet", "--ready-fd", "7"]
+    assert line[1:] == ["-m", "windlass.serving", "--spec", "/a b/$(x).json", "--quiet", "--ready-fd", "7"]
