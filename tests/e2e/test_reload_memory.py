@@ -62,7 +62,11 @@ def test_fifty_loads_leave_nothing_behind(packages: Any, start_server: Callable[
 @pytest.mark.soak
 @pytest.mark.promise("P-48")
 @pytest.mark.timeout(3_600)
-def test_a_thousand_loads_leave_nothing_behind(packages: Any, start_server: Callable[..., Any]) -> None:
+def test_a_thousand_loads_leave_nothing_behind(
+    packages: Any, start_server: Callable[..., Any], record: Callable[[str, int], Any]
+) -> None:
     sizes, before, after = _cycle(packages, start_server, 1_000, 50)
+    figures = {"slope_mb": _slope(sizes), "first_mb": sizes[0], "last_mb": sizes[-1], "most_mb": max(sizes)}
+    record("reloads", 1).finish(threads=[before, after], **figures)
     assert _slope(sizes) <= 0.1, np.round(sizes[::50], 1).tolist()
     assert after <= before

@@ -84,7 +84,10 @@ async def _load(port: int, clients: int, each: int, seed: int) -> collections.Co
     return seen
 
 
-def _drill(start_server: Callable[..., Any], packages: Any, clients: int, each: int) -> None:
+@pytest.mark.promise("P-35")
+@pytest.mark.promise("P-36e")
+def test_clients_and_server_count_the_same(start_server: Callable[..., Any], packages: Any) -> None:
+    clients, each = 12, 40
     server = start_server(
         packages.echo("fast"),
         packages.echo("slow", run_ms=60),
@@ -122,18 +125,6 @@ def _drill(start_server: Callable[..., Any], packages: Any, clients: int, each: 
     metrics = server.metrics()
     assert metrics[("windlass_in_flight",)] == 0
     assert all(value == 0 for key, value in metrics.items() if key[0] == "windlass_queued")
-
-
-@pytest.mark.promise("P-35")
-@pytest.mark.promise("P-36e")
-def test_clients_and_server_count_the_same(start_server: Callable[..., Any], packages: Any) -> None:
-    _drill(start_server, packages, 12, 40)
-
-
-@pytest.mark.soak
-@pytest.mark.promise("P-49")
-def test_a_long_mix_is_accounted_for(start_server: Callable[..., Any], packages: Any) -> None:
-    _drill(start_server, packages, 64, 2_000)
 
 
 @pytest.mark.promise("P-33")

@@ -69,12 +69,6 @@ def test_stopping_several_workers_under_load_loses_nothing(packages: Any, tmp_pa
     _restarts(packages, tmp_path, 1)
 
 
-@pytest.mark.soak
-@pytest.mark.promise("P-41")
-def test_a_thousand_stops_of_several_workers_lose_nothing(packages: Any, tmp_path: Path) -> None:
-    _restarts(packages, tmp_path, 1_000)
-
-
 @pytest.mark.promise("P-52")
 def test_a_killed_supervisor_leaves_nobody_and_can_be_started_again(packages: Any, tmp_path: Path) -> None:
     wanted = _wanted(packages.echo("m"))

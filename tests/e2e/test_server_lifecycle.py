@@ -155,12 +155,6 @@ def test_stopping_under_load_loses_nothing(packages: Any, tmp_path: Path) -> Non
     _restarts(packages, tmp_path, 3)
 
 
-@pytest.mark.soak
-@pytest.mark.promise("P-41")
-def test_a_thousand_stops_under_load_lose_nothing(packages: Any, tmp_path: Path) -> None:
-    _restarts(packages, tmp_path, 1_000)
-
-
 @pytest.mark.promise("P-43")
 def test_a_request_longer_than_the_grace_is_told(start_server: Callable[..., Any], packages: Any) -> None:
     server = start_server(packages.echo("slow", run_ms=800), grace_s=0.2)

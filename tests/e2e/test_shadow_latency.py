@@ -20,7 +20,9 @@ WINDOWS = 8
 
 @pytest.mark.soak
 @pytest.mark.timeout(300)
-def test_the_p99_of_the_answered_stays(packages: Any, start_server: Callable[..., Any], tmp_path: Path) -> None:
+def test_the_p99_of_the_answered_stays(
+    packages: Any, start_server: Callable[..., Any], tmp_path: Path, record: Callable[[str, int], Any]
+) -> None:
     """Windows with and without a shadow take turns on one server, so that the machine's moods fall on both."""
     arm = packages.mlp("m").arms[0]
     mirrored = msgspec.structs.replace(arm, id="shadow")
@@ -42,4 +44,6 @@ def test_the_p99_of_the_answered_stays(packages: Any, start_server: Callable[...
         assert report.lost == 0
         found[share].append(report.quantile(0.99))
     told.close()
-    assert statistics.median(found[100]) <= 1.1 * statistics.median(found[0]), found
+    shadowed, alone = statistics.median(found[100]), statistics.median(found[0])
+    record("shadow_latency", 1).finish(rate=rate, alone_p99_s=alone, shadowed_p99_s=shadowed, part=shadowed / alone)
+    assert shadowed <= 1.1 * alone, found
