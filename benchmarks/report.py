@@ -170,6 +170,16 @@ def counted(found: Any) -> Iterator[Run]:
             yield from counted(each)
 
 
+def doubts(run: Run) -> list[str]:
+    """Where the generator says itself that it was what was measured."""
+    lines = []
+    for name, rounds in run["scenarios"].items():
+        told = [one["doubt"] for one in counted(rounds) if one["doubt"]]
+        if told:
+            lines.append(f"* **Doubt, {name}**, in {len(told)} loads of {len(list(counted(rounds)))}: {told[0]}.")
+    return lines
+
+
 def write(run: Run, titles: dict[str, str]) -> tuple[str, bool]:
     """The report as Markdown, and whether every bar that was asked for is kept."""
     table, kept = bars(run)
@@ -198,7 +208,12 @@ def write(run: Run, titles: dict[str, str]) -> tuple[str, bool]:
         "",
         "How each was measured:",
         "",
-        *(f"* **{name}**: {METHODS[name]}" for name in METHODS if name == "S3" or name in run["bars"]),
+        *(
+            f"* **{name}**: {METHODS[name]}"
+            for name in sorted(METHODS, key=lambda name: int(name[1:]))
+            if name == "S3" or name in run["bars"]
+        ),
+        *doubts(run),
         "",
         "## Throughput and latency",
         *(line for model, title in titles.items() for line in throughput(run, model, title)),
