@@ -12,6 +12,7 @@ import sys
 RUNS = 5
 IMPORT_MS = 80
 HELP_MS = 200
+STARTING_MS = 40
 FRAMEWORKS = ["torch", "onnx", "onnxscript", "onnx_ir", "transformers", "sklearn", "skl2onnx", "xgboost", "lightgbm"]
 CONTROL_PLANE = ["windlass.registry", "windlass.cli", "windlass.sdk", "windlass.client", "windlass.packaging.capture"]
 NOT_IN_A_WORKER = [
@@ -79,3 +80,15 @@ def test_a_worker_knows_no_control_plane_and_no_framework() -> None:
     loaded = loaded_by(f"import windlass.serving.worker\n{SERVER_PLUGINS}")
     assert "windlass.serving.worker" in loaded
     assert unwanted(loaded, NOT_IN_A_WORKER) == []
+
+
+def test_a_supervisor_knows_no_model_either() -> None:
+    loaded = loaded_by("import windlass.serving.supervisor")
+    never = ["onnxruntime", "windlass.runtimes", "windlass.packaging", "windlass.transforms", "windlass.storage"]
+    assert unwanted(loaded, [*NOT_IN_A_WORKER, *never]) == []
+
+
+def test_a_worker_is_begun_before_anything_slow() -> None:
+    program = "import windlass.serving.starting"
+    assert unwanted(loaded_by(program), ["numpy", "msgspec", "asyncio", "ssl"]) == []
+    assert cpu_ms(program) < STARTING_MS

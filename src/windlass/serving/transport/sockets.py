@@ -24,6 +24,7 @@ _DROP = struct.pack("HBBI", 0x06, 0, 0, 0)
 def listen(address: str) -> socket.socket:
     """A socket that listens on `host:port` (0: any free one); `Unavailable` if it cannot."""
     host, port = addresses.split(address)
+    sock: socket.socket | None = None
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -34,6 +35,8 @@ def listen(address: str) -> socket.socket:
         sock.bind(place)
         sock.listen(BACKLOG)
     except OSError as e:
+        if sock is not None:
+            sock.close()
         raise errors.Unavailable(
             f"cannot listen on {address}: {e.strerror or e}.", hint="Choose another port, or stop what uses it."
         ) from None
