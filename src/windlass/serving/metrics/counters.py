@@ -7,6 +7,7 @@ and so that what was counted outlives the process that counted it. Must never fo
 from __future__ import annotations
 
 import bisect
+from typing import Any
 
 from windlass import telemetry
 from windlass.serving.metrics import regions
@@ -34,7 +35,10 @@ KINDS = {
 }
 # What finds no more room is counted under this label.
 OVERFLOW = "overflow"
-_NO_LABELS = {"requests": ("", "", "", "0"), "runs": ("", ""), "counter": (), "gauge": ()}
+# An arm's requests are told apart by so many generations of its weights; those before are counted together.
+GENERATIONS = 16
+EARLIER = -1
+_NO_LABELS = {"requests": ("", "", "", "0000000000"), "runs": ("", ""), "counter": (), "gauge": ()}
 
 
 class Histogram:
@@ -160,10 +164,11 @@ class Counters:
 
     def requests_of(self, model: str, version: str, protocol: str, arm: str = "", generation: int = 0) -> Requests:
         """The series of requests, made when it is first asked for. `arm` is empty where an endpoint has one only."""
-        key = (model, version, protocol, arm, str(generation))
+        # As long as any other, so that one can take another's place.
+        key = (model, version, protocol, arm, f"{generation:010d}")
         series = self.requests.get(key)
         if series is None:
-            start = self.declare("requests", key)
+            start = self.adopt("requests", key)
             series = self.requests.get(key) or Requests(self.region, start)
         return series
 
@@ -253,6 +258,35 @@ class Counters:
                 return self._rest[kind]
             self._starts[kind, key] = start
             self._found(kind, key, start)
+        return start
+
+    def adopt(self, kind: str, key: tuple[str, ...]) -> int:
+        """The same, but a generation of an arm beyond the last few takes the place of the first of them.
+
+        What was counted there goes to the arm's generation `EARLIER`, and so does what is older than all of them.
+        """
+        if kind != "requests" or (kind, key) in self._starts or int(key[-1]) <= 0:
+            return self.declare(kind, key)
+        kept = sorted(one for one in self.requests if one[:-1] == key[:-1] and int(one[-1]) > 0)
+        if len(kept) < GENERATIONS:
+            return self.declare(kind, key)
+        earlier = self.declare(kind, (*key[:-1], f"{EARLIER:010d}"))
+        if key < kept[0]:
+            return earlier
+        # Whatever is still under way is to end where it began.
+        old = next((one for one in kept if not self.requests[one].in_flight), None)
+        return self.declare(kind, key) if old is None else self._replace(old, key, earlier)
+
+    def _replace(self, old: tuple[str, ...], key: tuple[str, ...], to: int) -> int:
+        region, start = self.region, self._starts.pop(("requests", old))
+        with region.changing():
+            for offset, code in enumerate(KINDS["requests"]):
+                slots: memoryview[Any] = region.doubles if code == "s" else region.words
+                slots[to + offset] += slots[start + offset]
+                slots[start + offset] = 0
+            region.rename(regions.Series("requests", start, old), key)
+        self._starts["requests", key] = start
+        self.requests[key] = self.requests.pop(old)
         return start
 
     def _found(self, kind: str, key: tuple[str, ...], start: int) -> None:

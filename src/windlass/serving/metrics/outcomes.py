@@ -18,7 +18,7 @@ def document(series: counters.Counters, endpoints: Iterable[spec.Endpoint], gene
     """Per endpoint: its shares, the outcomes by arm and generation of the weights, its shadow's and its log's counts.
 
     All counts are cumulative. `generation` is the spec's. Counts under `chosen` (pins, names, versions) have no
-    generation and are no evidence.
+    generation and are no evidence; those of the last few generations are told apart, all before are under `earlier`.
     """
     return {"generation": generation, "endpoints": {e.name: _endpoint(series, e) for e in endpoints}}
 
@@ -31,8 +31,9 @@ def _endpoint(series: counters.Counters, endpoint: spec.Endpoint) -> dict[str, A
     single = series.single["counter"]
     return {
         "shares": shares,
-        "outcomes": [_arm(*key, found[key]) for key in keys if key[1]],
+        "outcomes": [_arm(*key, found[key]) for key in keys if key[1] > 0],
         "chosen": [_arm(*key, found[key]) for key in keys if not key[1]],
+        "earlier": [_arm(*key, found[key]) for key in keys if key[1] < 0],
         "shadow": _labelled(single, telemetry.SHADOWED, endpoint.name)
         | _labelled(single, telemetry.SHADOW_ROWS, endpoint.name),
         "exposures": _labelled(single, telemetry.EXPOSURES, endpoint.name),

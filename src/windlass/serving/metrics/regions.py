@@ -2,18 +2,22 @@
 
 Made by `counters` on memory of its own, or by `totals` on memory that processes share. One process writes a region;
 any process may read it meanwhile: a slot is stored whole, and a series is told in the directory only when it is there.
-Must never move or give back a slot, so that whoever holds one may go on counting.
+Must never move a slot, so that whoever holds one may go on counting, or give one to another series untold: the epoch
+is odd meanwhile, and another one after.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
+from collections.abc import Iterator
 
 import msgspec
 
 BYTES = 16 * 1024 * 1024
 MAGIC = int.from_bytes(b"windlass", "little")
-# Words of the header. DIRECTORY is the directory's length in bytes, USED counts the words taken.
+# Words of the header. DIRECTORY is the directory's length in bytes, USED counts the words taken, EPOCH is odd while
+# series that were told change.
 _MAGIC, EPOCH, DIRECTORY, USED = range(4)
 _DIRECTORY_AT = 4_096
 _DIRECTORY_BYTES = 1024 * 1024 - _DIRECTORY_AT
@@ -65,14 +69,31 @@ class Region:
         end = self.words[DIRECTORY]
         return _decode(self._bytes[_DIRECTORY_AT + start : _DIRECTORY_AT + end]), end
 
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Whoever reads meanwhile reads again, and then everything."""
+        # It is odd already where its writer was killed meanwhile.
+        self.words[EPOCH] |= 1
+        try:
+            yield
+        finally:
+            self.words[EPOCH] += 1
+
+    def rename(self, old: Series, key: tuple[str, ...]) -> None:
+        """Another key, as long as the old one, for a series that nobody counts in; while `changing`."""
+        line, renamed = _encode(old), _encode(Series(old.kind, old.start, key))
+        end = _DIRECTORY_AT + self.words[DIRECTORY]
+        at = _DIRECTORY_AT + bytes(self._bytes[_DIRECTORY_AT:end]).index(line)
+        self._bytes[at : at + len(line)] = renamed
+
     def clear(self) -> None:
         """Forget every series. Only when nobody counts here any more."""
         words = self.words
         used = words[USED]
-        words[DIRECTORY] = 0
-        self._bytes[SLOTS_AT * 8 : used * 8] = bytes((used - SLOTS_AT) * 8)
-        words[USED] = SLOTS_AT
-        words[EPOCH] += 1
+        with self.changing():
+            words[DIRECTORY] = 0
+            self._bytes[SLOTS_AT * 8 : used * 8] = bytes((used - SLOTS_AT) * 8)
+            words[USED] = SLOTS_AT
 
 
 def private() -> Region:

@@ -39,28 +39,28 @@ class _Addition:
         """`declare(kind, key)` gives the first slot of a series in the region that is added to."""
         self._source = source
         self._declare = declare
-        self._forget()
-
-    def _forget(self) -> None:
-        self._epoch = self._source.words[regions.EPOCH]
+        self._epoch = source.words[regions.EPOCH]
         self._read = 0
         self._to = np.zeros(0, np.intp)
         self._codes = np.zeros(0, np.uint8)
 
+    @property
+    def holds(self) -> bool:
+        """Whether what was learned is still so: no series of the source has changed, or is changing."""
+        return self._epoch % 2 == 0 and self._epoch == self._source.words[regions.EPOCH]
+
     def learn(self) -> bool:
-        """Read what was declared since; False when the source is being cleared."""
-        if self._epoch != self._source.words[regions.EPOCH]:
-            self._forget()
+        """Read what was declared since; False where that is being written."""
         try:
             new, self._read = self._source.series(self._read)
         except msgspec.DecodeError:
-            self._forget()
             return False
         if new:
             more = new[-1].start - regions.SLOTS_AT + len(_CODES[new[-1].kind]) - len(self._to)
             self._to = np.concatenate([self._to, np.zeros(more, np.intp)])
             self._codes = np.concatenate([self._codes, np.zeros(more, np.uint8)])
-        for one in new:
+        # The last generations first: those that find no place beside them are counted with the earlier ones.
+        for one in sorted(new, key=lambda one: one.key, reverse=True):
             codes = _CODES[one.kind]
             here = self._declare(one.kind, one.key)
             start = one.start - regions.SLOTS_AT
@@ -103,7 +103,7 @@ class Memory:
         self.workers = len(self._regions) - 1
         self._past: counters.Counters | None = None
         self._totals = counters.Counters()
-        self._additions = [_Addition(region, self._totals.declare) for region in self._regions]
+        self._additions: list[_Addition] = []
         self._was_read = False
 
     @classmethod
@@ -126,17 +126,22 @@ class Memory:
         return counters.Counters(self._regions[place])
 
     def read(self) -> counters.Counters:
-        """The totals over the past and every worker; the same object each time, good until the next read.
+        """The totals over the past and every worker, good until the next read.
 
         What was read last while a fold goes on and on; `Unavailable` if nothing was.
         """
         for _ in range(_ATTEMPTS):
             before = self._head[_SEQUENCE]
-            if before % 2 == 0 and all(addition.learn() for addition in self._additions):
-                copies = [addition.copy() for addition in self._additions]
-                if self._head[_SEQUENCE] == before:
+            totals, additions = self._totals, self._additions
+            if not additions or not all(addition.holds for addition in additions):
+                totals = counters.Counters()
+                additions = [_Addition(region, totals.declare) for region in self._regions]
+            if before % 2 == 0 and all(addition.learn() for addition in additions):
+                copies = [addition.copy() for addition in additions]
+                if self._head[_SEQUENCE] == before and all(addition.holds for addition in additions):
+                    self._totals, self._additions = totals, additions
                     self._add_up(copies)
-                    return self._totals
+                    return totals
             if self._was_read:
                 return self._totals
         raise errors.Unavailable("the counters are being written", retry_after_s=1)
@@ -156,7 +161,7 @@ class Memory:
         if self._past is None:
             self._past = self.writer(PAST)
         past, source = self._past, self._regions[place]
-        addition = _Addition(source, past.declare)
+        addition = _Addition(source, past.adopt)
         addition.learn()
         requests = [one for one in source.series()[0] if one.kind == "requests"]
         error = past.counter(telemetry.ERRORS, LOST)
@@ -165,7 +170,7 @@ class Memory:
         addition.add(addition.copy(), past.region, gauges=False)
         for one in requests:
             lost = counters.Requests(source, one.start).in_flight
-            failed = counters.Requests(past.region, past.declare(one.kind, one.key)).outcomes
+            failed = counters.Requests(past.region, past.adopt(one.kind, one.key)).outcomes
             failed[counters.FAILED] += lost
             total += lost
         error[0] += total

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass import telemetry
@@ -67,6 +67,7 @@ def test_a_line_tells_who_asked_what() -> None:
     assert not {"arm", "grpc_status", "trace_id"} & set(json.loads(access_log.line(0.0, RECORD)))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=2_000), st.binary(max_size=300), st.text(max_size=300), st.binary(max_size=100))
 def test_no_caller_can_start_a_line_or_steer_a_terminal(
     target: bytes, method: bytes, word: str, traceparent: bytes

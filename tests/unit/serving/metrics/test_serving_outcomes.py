@@ -28,7 +28,14 @@ def test_outcomes_are_told_by_arm_and_generation() -> None:
     arms = (spec.Arm("d", "1", id="old", share=90), spec.Arm("e", "2", id="new", share=10))
     told = outcomes.document(series, (spec.Endpoint("m", arms), spec.Endpoint("single", arms[:1])), 4)
     assert told["generation"] == 4
-    assert told["endpoints"]["single"] == {"shares": {}, "outcomes": [], "chosen": [], "shadow": {}, "exposures": {}}
+    assert told["endpoints"]["single"] == {
+        "shares": {},
+        "outcomes": [],
+        "chosen": [],
+        "earlier": [],
+        "shadow": {},
+        "exposures": {},
+    }
     found_m = told["endpoints"]["m"]
     assert found_m["shares"] == {"old": 90, "new": 10}
     assert [(o["arm"], o["generation"], o["admitted"], o["ok"], o["failed"]) for o in found_m["outcomes"]] == [

@@ -182,6 +182,82 @@ def test_models_that_come_and_go_take_no_more_room(memory: totals.Memory) -> Non
     assert worker.region.words[regions.USED] == used
 
 
+def by_generation(found: counters.Counters) -> dict[int, int]:
+    return {key[1]: sum(one.outcomes[counters.OK] for one in series) for key, series in found.arms("m").items()}
+
+
+def test_generations_of_an_arm_are_bounded_and_no_count_is_lost(memory: totals.Memory) -> None:
+    reader = totals.Memory.attach(memory.fd)
+    kept = counters.GENERATIONS
+    workers = {place: memory.writer(place) for place in (1, 2)}
+    used = [0, 0]
+    counted: dict[int, int] = {}
+    for generation in range(1, 10 * kept):
+        place = 1 + generation % 2
+        # Every third is asked in both, so that their lists differ.
+        for worker in workers.values() if generation % 3 == 0 else (workers[place],):
+            series = worker.requests_of("m", "1", "p", "a", generation)
+            series.admitted[0] += generation
+            series.outcomes[counters.OK] += generation
+            series.latency.observe(0.5)
+            counted[generation] = counted.get(generation, 0) + generation
+        if generation % 37 == 0:
+            memory.fold(place)
+            workers[place] = memory.writer(place)
+        found = by_generation(reader.read())
+        assert sum(found.values()) == sum(counted.values())
+        assert reader.read().statistics("m", "1").success_ns == round(5e8 * sum(g > 0 for g in _asked(counted)))
+        # The last ones are told apart, and none of them is mixed with another.
+        assert all(found[each] == counted[each] for each in found if each > 0 and each > generation - kept // 2)
+        assert all(found[each] <= counted[each] for each in found if each > 0)
+        assert len(found) <= 3 * kept + 1
+        used.append(max(w.region.words[regions.USED] for w in workers.values()))
+    assert used[-1] <= used[6 * kept]
+
+
+def _asked(counted: dict[int, int]) -> list[int]:
+    return [g for g, count in counted.items() for _ in range(count // g)]
+
+
+def test_a_generation_with_requests_under_way_is_not_replaced(memory: totals.Memory) -> None:
+    worker = memory.writer(1)
+    first = worker.requests_of("m", "1", "p", "a", 1)
+    first.admitted[0] += 1
+    for generation in range(2, 3 * counters.GENERATIONS):
+        worker.requests_of("m", "1", "p", "a", generation)
+    first.outcomes[counters.OK] += 1
+    assert by_generation(memory.read())[1] == 1
+
+
+def test_a_reader_while_a_generation_is_replaced_reads_again(
+    memory: totals.Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = memory.writer(1)
+    for generation in range(1, counters.GENERATIONS + 1):
+        worker.requests_of("m", "1", "p", "a", generation).outcomes[counters.OK] += 1
+    rename = regions.Region.rename
+    seen: list[dict[int, int]] = [by_generation(memory.read())]
+
+    def rename_under_a_reader(region: regions.Region, *arguments: Any) -> None:
+        seen.append(by_generation(memory.read()))
+        rename(region, *arguments)
+
+    monkeypatch.setattr(regions.Region, "rename", rename_under_a_reader)
+    worker.requests_of("m", "1", "p", "a", 99)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert by_generation(memory.read())[counters.EARLIER] == 1
+
+
+def test_a_worker_killed_while_it_replaces_one_is_folded_and_read(memory: totals.Memory) -> None:
+    worker = memory.writer(1)
+    count(worker, counters.OK)
+    worker.region.words[regions.EPOCH] += 1
+    memory.fold(1)
+    count(memory.writer(1), counters.OK)
+    assert outcomes(memory.read())["ok"] == 2
+
+
 def test_another_process_is_told_when_it_was_given_something_else(tmp_path: Any) -> None:
     for content in (b"", b"x" * 8_192):
         path = tmp_path / "file"
