@@ -73,9 +73,13 @@ class SlowRequest(InvalidInput):
 
 
 class MethodNotAllowed(InvalidInput):
-    """The path exists, the method does not."""
+    """The path exists, the method does not; those in `allowed` do."""
 
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, hint: str = "", allowed: tuple[str, ...] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.allowed = allowed
 
 
 class Misdirected(InvalidInput):

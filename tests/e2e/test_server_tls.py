@@ -236,3 +236,30 @@ def test_wrong_options_are_told_before_anything_starts(
     said = capsys.readouterr().err
     assert code == 2, said
     assert told in said
+
+
+@pytest.mark.promise("P-19b")
+def test_who_never_ends_a_handshake_takes_only_its_own_places(
+    start_server: Callable[..., Any], packages: Any, authority: Authority
+) -> None:
+    limits = spec.ServerLimits(max_connections_per_peer=2, header_timeout_s=1.0)
+    tls = spec.Tls(*authority.issue("bounded"))
+    server = start_server(packages.echo("numbers"), tls=tls, limits=limits)
+    shaking = [server.connect() for _ in range(2)]
+    with server.connect() as refused:
+        assert refused.recv(1) == b""
+    # After the header's time their places are free.
+    for one in shaking:
+        assert one.recv(1) == b""
+        one.close()
+    assert _curl(server, authority, "--http1.1") == (0, "1.1 200")
+
+
+@pytest.mark.promise("P-19b")
+def test_who_is_not_allowed_gets_no_handshake(
+    start_server: Callable[..., Any], packages: Any, authority: Authority
+) -> None:
+    tls = spec.Tls(*authority.issue("elsewhere"))
+    server = start_server(packages.echo("numbers"), tls=tls, allow=("192.0.2.0/24",))
+    with server.connect() as refused:
+        assert refused.recv(1) == b""

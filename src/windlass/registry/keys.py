@@ -19,6 +19,7 @@ from windlass.storage import database, tables
 from windlass.types import spec, strict_json
 
 _LONGEST_NAME = 128
+_LARGEST = 1_000_000_000
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -138,8 +139,8 @@ class Keys:
 def _check(wish: Wish) -> None:
     if not wish.name or len(wish.name) > _LONGEST_NAME or not wish.name.isprintable():
         raise errors.UsageError("a key's name has 1 to 128 printable characters.", hint="Name whom it is for.")
-    if min(wish.rate, wish.burst, wish.concurrency, wish.quota) < 0:
-        raise errors.UsageError("a key's limits are not below 0.", hint="0 is no limit.")
+    if not all(0 <= limit <= _LARGEST for limit in (wish.rate, wish.burst, wish.concurrency, wish.quota)):
+        raise errors.UsageError(f"a key's limits are not below 0, nor above {_LARGEST}.", hint="0 is no limit.")
     if wish.burst and not wish.rate:
         raise errors.UsageError("a burst limits nothing without a rate.", hint="Give --rate too.")
 

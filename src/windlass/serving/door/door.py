@@ -8,6 +8,7 @@ a model it may not see than about one that does not exist.
 from __future__ import annotations
 
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -27,6 +28,9 @@ _MODELS_A_PERMIT = 64
 _MESSAGE = -1
 # The HMAC of no key.
 _NOBODY = "0" * 64
+_ABSOLUTE = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\[]*|\[[^]]*\][^/?#]*)(?:[/?#]|$)")
+# Asks for the time that a request waited and ran, as the header x-server-timing does.
+_TIMED = re.compile(r"(?:^|&)server[-_]timing(?:=(?:1|true))?(?:&|$)")
 
 
 class Door:
@@ -101,11 +105,8 @@ class Door:
 
     def enter(self, permit: heads.Permit, model: str, version: str) -> heads.Permit:
         """The permit of a message that names its model itself, on a route that was admitted."""
-        if permit.epoch != self.epoch:
-            self.renew(permit)
+        self.confirm(permit)
         caller = permit.caller
-        if caller.expires_at is not None:
-            self._check_expiry(caller)
         if caller.models is not None and not visible.allows(caller.models, model):
             raise visible.unknown(model)
         view = self._room(caller, model, version)
@@ -122,6 +123,13 @@ class Door:
             caller.allowance.take()
         return own
 
+    def confirm(self, permit: heads.Permit) -> None:
+        """Check that the caller may still ask what it was admitted for."""
+        if permit.epoch != self.epoch:
+            self.renew(permit)
+        if permit.caller.expires_at is not None:
+            self._check_expiry(permit.caller)
+
     def renew(self, permit: heads.Permit) -> None:
         """Know the caller anew where the keys changed since it was admitted: a revoked key asks nothing more."""
         permission = permit.match.permission
@@ -129,6 +137,13 @@ class Door:
             caller = self._caller(permit.head.headers)
             if permission not in caller.scopes:
                 raise errors.NotAllowed(f"this key lacks the permission {permission}")
+            model = permit.match.model
+            if permit.view is not None:
+                model = permit.view.name
+                # What is under way gives back what it took, wherever the next one takes it.
+                caller = msgspec.structs.replace(caller, allowance=permit.caller.allowance)
+            if caller.models is not None and model and not visible.allows(caller.models, model):
+                raise visible.unknown(model)
             permit.caller = caller
         permit.epoch = self.epoch
         permit.arms.clear()
@@ -150,7 +165,7 @@ class Door:
     def _judge(self, head: heads.RequestHead) -> heads.Permit:
         """What the head's bytes and the keys alone decide; kept in the head only if it may pass."""
         headers = head.headers
-        host = headers.get(b"host", b"")
+        host = _authority(head.target) or headers.get(b"host", b"")
         if host not in self._known_hosts:
             self._check_host(host)
         if b"origin" in headers:
@@ -185,7 +200,7 @@ class Door:
             encoding=headers.get(b"content-encoding", b""),
             accepts=headers.get(b"accept-encoding", b""),
             expects=headers.get(b"expect", b"").lower(),
-            timed=b"x-server-timing" in headers,
+            timed=b"x-server-timing" in headers or _TIMED.search(match.query) is not None,
             epoch=self.epoch,
         )
         return head.permit
@@ -201,6 +216,8 @@ class Door:
     def _check_host(self, host: bytes) -> None:
         """Refuse names that are not ours, so that a page cannot reach this server by a name that it controls."""
         name = host.decode("latin-1").lower()
+        if "," in name:
+            raise errors.InvalidInput("the request names more than one host")
         bare = name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() and ":" in name else name
         if not self._any_host and bare not in self._hosts:
             raise errors.Misdirected("this server does not answer for the host that was asked")
@@ -244,6 +261,14 @@ def read_pepper(text: str) -> bytes:
         return bytes.fromhex(text)
     except ValueError:
         raise errors.UsageError("the spec's key_pepper is not hexadecimal", hint="Write bytes as two digits.") from None
+
+
+def _authority(target: bytes) -> bytes:
+    """The host that a target in absolute form names, which then counts instead of the header (RFC 9112, 3.2.2)."""
+    if target.startswith(b"/"):
+        return b""
+    found = _ABSOLUTE.match(target)
+    return b"" if found is None else found[1]
 
 
 def _check_origin(origin: bytes, host: bytes) -> None:

@@ -21,7 +21,8 @@ _KEEP_ALIVE = b"connection: keep-alive\r\n"
 _REMEMBERED = 512
 _LONGEST = 2_048
 # With these headers the connection or the body is not as usual, or the head differs from request to request.
-_UNUSUAL = (b"transfer-encoding", b"expect", b"upgrade", b"connection", b"content-encoding", b"x-request-id")
+_UNUSUAL = (b"transfer-encoding", b"expect", b"upgrade", b"content-encoding", b"x-request-id")
+_USUAL = b"keep-alive"
 
 
 class Permit(msgspec.Struct, eq=False):
@@ -78,6 +79,7 @@ class Memory:
             or len(block) > _LONGEST
             or not head.keep_alive
             or any(name in head.headers for name in _UNUSUAL)
+            or head.headers.get(b"connection", _USUAL).lower() != _USUAL
         ):
             return
         if len(self._heads) >= _REMEMBERED:
@@ -94,6 +96,9 @@ def of(parser: httptools.HttpRequestParser, target: bytes, fields: Collection[tu
     headers = {name.lower(): value for name, value in fields}
     if len(headers) != len(fields):
         headers = _joined(fields)
+    if b"expect" in headers and parser.get_http_version() == "1.0":
+        # Who speaks that knows no interim answer (RFC 9110, 10.1.1).
+        del headers[b"expect"]
     keep_alive = parser.should_keep_alive()
     # Only HTTP/1.0 has to be told that the connection stays, and it asks for it with this header.
     told = keep_alive and b"connection" in headers and parser.get_http_version() == "1.0"

@@ -245,7 +245,12 @@ class Allowances:
 
     def of(self, key: spec.Key) -> Allowance | None:
         """The allowance of a key; None where it has no limits."""
-        return self._by_key[key.id] if any(leases.units(key, kind) for kind in leases.KINDS) else None
+        if not any(leases.units(key, kind) for kind in leases.KINDS):
+            return None
+        if key.id not in self._by_key:
+            # The supervisor took its limits away before this worker was told of the keys without them.
+            self.use((key,))
+        return self._by_key[key.id]
 
     def grant(self, shares: Mapping[str, leases.Share]) -> dict[str, leases.Want]:
         """Take what was granted, perhaps before its key is known; what is to be answered at once, if anything."""

@@ -109,8 +109,9 @@ class RouteTable:
         verb = method.decode("ascii", "replace")
         found = node.routes.get(verb) or (node.routes.get("GET") if verb == "HEAD" else None)
         if found is None:
-            allowed = ", ".join(sorted(node.routes))
-            raise errors.MethodNotAllowed(f"{verb[:16]} is not allowed here: this path takes {allowed}")
+            allowed = tuple(sorted({*node.routes, *(("HEAD",) if "GET" in node.routes else ())}))
+            message = f"{verb[:16]} is not allowed here: this path takes {', '.join(allowed)}"
+            raise errors.MethodNotAllowed(message, allowed=allowed)
         path = "/" + "/".join(segments).replace("/:", ":")
         route, protocol = found
         model, version = parameters.get("model", ""), parameters.get("version", "")

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from windlass.serving.metrics import board as boards
-from windlass.serving.transport import listener
+from windlass.serving.transport import arrival, listener, peers
 
 log = logging.getLogger(__name__)
 _MOMENT_S = 0.001
@@ -24,6 +24,8 @@ _AT_ONCE = 16
 _BACKLOG = 1_024
 # A handshake that is under way when the server stops has this long.
 _HANDSHAKE_S = 1.0
+# Out of descriptors: how long to wait for a connection to end.
+_SHORT_S = 0.1
 
 
 class Acceptor:
@@ -33,7 +35,7 @@ class Acceptor:
         self,
         shared: listener.Listener,
         sock: socket.socket,
-        factory: Callable[[], asyncio.Protocol],
+        factory: Callable[[], arrival.Arrival],
         board: boards.Board,
         place: int,
         tls: Callable[[], ssl.SSLContext] | None = None,
@@ -53,7 +55,7 @@ class Acceptor:
     @property
     def count(self) -> int:
         """Connections that this worker has, those in their TLS handshake included."""
-        return len(self._shared.connections) + len(self._opening)
+        return len(self._shared.connections)
 
     async def open(self, *, alone: bool) -> None:
         """Accept from now on."""
@@ -66,28 +68,35 @@ class Acceptor:
         """Take all that wait already, then accept no more."""
         if self._server is not None:
             self._server.close()
+        while self._take():
+            pass
         self._loop.remove_reader(self._sock.fileno())
         if self._pause is not None:
             self._pause.cancel()
-        while self._take():
-            pass
         self._sock.close()
         if self._opening:
-            await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
+            _, late = await asyncio.wait(self._opening, timeout=_HANDSHAKE_S)
+            for task in late:
+                task.cancel()
 
     def _ready(self) -> None:
         mine = self.count
         self._board.beat(self._place, mine)
         fewest = self._board.fewest(self._place)
         if fewest is not None and mine > fewest + 1 + (mine >> 3):
-            self._loop.remove_reader(self._sock.fileno())
-            self._pause = self._loop.call_later(_MOMENT_S, self._again)
+            self._rest(_MOMENT_S)
             return
         room = _AT_ONCE if fewest is None else min(_AT_ONCE, fewest + 2 + (mine >> 3) - mine)
         for _ in range(room):
             if not self._take():
                 break
         self._board.beat(self._place, self.count)
+
+    def _rest(self, seconds: float) -> None:
+        self._loop.remove_reader(self._sock.fileno())
+        if self._pause is not None:
+            self._pause.cancel()
+        self._pause = self._loop.call_later(seconds, self._again)
 
     def _again(self) -> None:
         self._pause = None
@@ -96,26 +105,32 @@ class Acceptor:
 
     def _take(self) -> bool:
         try:
-            accepted, _ = self._sock.accept()
+            accepted, address = self._sock.accept()
         except (BlockingIOError, ConnectionAbortedError, InterruptedError):
             return False
         except OSError as e:
             # Out of descriptors, most likely: those that wait go on waiting until a connection ends.
             log.warning("cannot accept a connection: %s", e.strerror)
+            self._rest(_SHORT_S)
             return False
+        arriving = self._factory()
+        if not arriving.take_place(peers.peer_of(address)):
+            accepted.close()
+            return True
         accepted.setblocking(False)  # noqa: FBT003 - the library's signature
         with contextlib.suppress(OSError):
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         tls = self._tls() if self._tls is not None else None
-        task = self._loop.create_task(self._connect(accepted, tls))
+        task = self._loop.create_task(self._connect(arriving, accepted, tls))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return True
 
-    async def _connect(self, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
+    async def _connect(self, arriving: arrival.Arrival, accepted: socket.socket, tls: ssl.SSLContext | None) -> None:
         timeout = self._shared.limits.header_timeout_s if tls is not None else None
         try:
-            await self._loop.connect_accepted_socket(self._factory, accepted, ssl=tls, ssl_handshake_timeout=timeout)
-        except (OSError, ssl.SSLError, TimeoutError):
-            # A peer that left, or whose handshake failed.
+            await self._loop.connect_accepted_socket(lambda: arriving, accepted, ssl=tls, ssl_handshake_timeout=timeout)
+        except (OSError, ssl.SSLError, TimeoutError, asyncio.CancelledError):
+            # A peer that left, or whose handshake failed or took too long.
+            self._shared.connections.discard(arriving)
             accepted.close()

@@ -31,18 +31,28 @@ class Arrival(asyncio.Protocol):
         self._since = 0.0
         self._chosen: Callable[[listener.Listener], asyncio.Protocol] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, unless its peer may not have one: then it is closed, and counted."""
+    def take_place(self, peer: str) -> bool:
+        """Count as a connection of this peer, if it may have one more; else that is counted.
+
+        Asked before a TLS handshake, which is work, and takes as long as the peer likes.
+        """
         context = self._context
-        self._transport = transport  # type: ignore[assignment]  # uvloop's transport is no subclass
-        self.peer = peers.peer_of(transport.get_extra_info("peername"))
-        self._since = context.clock()
-        reason = "draining" if context.draining else context.connections.refusal(self.peer)
+        self.peer = peer
+        reason = "draining" if context.draining else context.connections.refusal(peer)
         if reason:
             context.counters.count_rejected(reason)
+            return False
+        context.connections.add(self)
+        return True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, unless its peer may not have one: then it is closed."""
+        context = self._context
+        self._transport = transport  # type: ignore[assignment]  # uvloop's transport is no subclass
+        self._since = context.clock()
+        if self not in context.connections and not self.take_place(peers.peer_of(transport.get_extra_info("peername"))):
             transport.abort()  # type: ignore[attr-defined]
             return
-        context.connections.add(self)
         tls = transport.get_extra_info("ssl_object")
         agreed = tls.selected_alpn_protocol() if tls is not None else None
         if agreed is not None:

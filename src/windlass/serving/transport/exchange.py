@@ -43,7 +43,6 @@ class Exchange(question.Question):
 
     keep_alive: bool = True
     response: bytes | None = None
-    refused: bool = False
     _body: bytes | bytearray = b""
     _parts: int = 1
 
@@ -65,7 +64,6 @@ class Exchange(question.Question):
 
     def refuse(self, error: errors.WindlassError) -> None:
         """Answer before the body is there. A long or endless body costs the connection."""
-        self.refused = True
         if b"transfer-encoding" in self.head.headers or self.head.length > DISCARD_BYTES:
             self.keep_alive = False
         self.fail(error)
@@ -73,7 +71,7 @@ class Exchange(question.Question):
     def receive(self, data: bytes) -> None:
         """Keep a part of the body, or throw it away after a refusal."""
         permit = self.permit
-        if self.refused or self.answered or permit is None:
+        if self.answered or permit is None:
             return
         try:
             self.hold(len(data))
@@ -95,7 +93,7 @@ class Exchange(question.Question):
     def complete(self, now: float, body: bytes | None = None) -> None:
         """The last byte is there: decode and ask. `body` is the whole body where it came in one piece."""
         permit = self.permit
-        if self.refused or permit is None:
+        if self.answered or permit is None:
             return
         self.arrived = now
         if permit.view is not None:
@@ -127,8 +125,7 @@ class Exchange(question.Question):
         if not isinstance(action, base.QueryRoute):
             raise errors.UnsupportedMedia("this is a gRPC method: ask it with the content type application/grpc")
         door = self._listener.door
-        if permit.epoch != door.epoch:
-            door.renew(permit)
+        door.confirm(permit)
         models = door.models_for(permit.caller)
         answer = action.answer(permit.head, permit.match.parameters, body, models)
         if isinstance(answer, base.Pending):
@@ -163,6 +160,8 @@ class Exchange(question.Question):
             extra = ((b"retry-after", b"%d" % error.retry_after_s),)
         elif isinstance(error, errors.Unauthenticated):
             extra = ((b"www-authenticate", b"Bearer"),)
+        elif isinstance(error, errors.MethodNotAllowed):
+            extra = ((b"allow", ", ".join(error.allowed).encode()),)
         self._send(protocol.encode_error(error, self.request_id), extra)
 
     def _send(self, answer: base.Answer, extra: base.Fields) -> None:

@@ -196,17 +196,21 @@ class Connection(asyncio.Protocol):
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
             return
-        if (b"transfer-encoding" in headers or self._parser.should_upgrade()) and not self._framed(current, headers):
+        unusual = b"transfer-encoding" in headers or self._parser.should_upgrade() or b"host" not in headers
+        if unusual and not self._framed(current, headers):
             return
         current.admit()
         block, self._block = self._block, None
-        if block is not None and not current.refused:
+        if block is not None and not current.answered:
             self._memory.remember(block, head)
         if len(pipeline) >= _MAX_PIPELINED:
             self._regulate()
 
     def _framed(self, current: exchange.Exchange, headers: dict[bytes, bytes]) -> bool:
-        """Whether the body's end is where every reader of this request puts it; else it is refused."""
+        """Whether every reader of this request sees the same host, and the body's end in one place; else refused."""
+        if b"host" not in headers and self._parser.get_http_version() != "1.0":
+            current.refuse(errors.InvalidInput("the request names no host"))
+            return False
         coding = headers.get(b"transfer-encoding")
         if coding is not None and (coding.lower() != b"chunked" or self._parser.get_http_version() == "1.0"):
             current.keep_alive = False
@@ -226,7 +230,7 @@ class Connection(asyncio.Protocol):
         current = self._current
         if current is not None:
             current.receive(body)
-            if current.refused and self._body_bytes > exchange.DISCARD_BYTES and self._phase != LINGER:
+            if current.answered and self._body_bytes > exchange.DISCARD_BYTES and self._phase != LINGER:
                 current.keep_alive = False
                 self._read_no_more()
 
@@ -320,7 +324,8 @@ class Connection(asyncio.Protocol):
         if unsent != self._unsent:
             self._unsent = unsent
             self._since = now
-        elif waited > (self._limits.header_timeout_s if unsent else _LINGER_S):
+        elif waited > (self._limits.header_timeout_s if unsent or not transport.can_write_eof() else _LINGER_S):
+            # What TLS has handed down but not sent is not seen here, so it gets as long as what is.
             transport.abort()
 
     def drain(self) -> None:

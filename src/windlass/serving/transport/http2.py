@@ -34,7 +34,8 @@ class Connection(asyncio.Protocol):
         # Since when nothing was asked, or nothing more was read here.
         self._since = 0.0
         self._opened = 0
-        # Since when the peer has not read what it was sent, and how much that was; since when this side drains.
+        # Since when the peer has not read what it was sent (0: not looked at yet), and how much that was; since when
+        # this side drains.
         self._stalled_since = 0.0
         self._unsent = 0
         self._draining_since: float | None = None
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
         """The peer does not read its answers: read no more of its requests."""
         output = self._output
         output.full = True
-        self._stalled_since = self._listener.clock()
+        self._stalled_since = 0.0
         if output.transport is not None and not output.transport.is_closing():
             output.transport.pause_reading()
 
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         if session.ended:
             if now - self._since > _LINGER_S:
                 transport.abort()
-        elif output.full:
+        elif output.full or transport.is_closing():
             self._sweep_unread(now, transport)
         elif not session.greeted:
             if now - self._since > limits.header_timeout_s:
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     def _sweep_unread(self, now: float, transport: asyncio.Transport) -> None:
         unsent = transport.get_write_buffer_size()
-        if unsent != self._unsent:
+        if unsent != self._unsent or not self._stalled_since:
             self._unsent, self._stalled_since = unsent, now
         elif now - self._stalled_since > self._limits.body_timeout_s:
             transport.abort()
@@ -128,11 +129,11 @@ class Connection(asyncio.Protocol):
         session, limits = self._session, self._limits
         if session.block_stream and now - session.block_since > limits.header_timeout_s:
             return True
-        if not session.partial:
+        if not session.reader.partial:
             return False
         # A slow body is first answered on its stream.
         more = limits.body_timeout_s if session.partial_stream() is not None else 0.0
-        return now - session.partial_since > limits.header_timeout_s + more
+        return now - session.reader.since > limits.header_timeout_s + more
 
     def _sweep_streams(self, now: float) -> None:
         session, output, limits, coming = self._session, self._output, self._limits, self._session.partial_stream()
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
                 if waited > limits.body_timeout_s:
                     session.stop(stream, frames.CANCEL, errors.Cancelled("the caller does not read its answer"))
             elif stream.timed and not stream.ended and waited > limits.header_timeout_s:
-                came = stream.size + (len(session.partial) if stream is coming else 0)
+                came = stream.size + (len(session.reader.partial) if stream is coming else 0)
                 if (waited > limits.body_timeout_s or came < limits.min_body_rate * waited) and stream.receiver:
                     stream.receiver.end(errors.SlowRequest("the body did not arrive in time"))
 
@@ -189,7 +190,7 @@ class Connection(asyncio.Protocol):
         """Say why the connection ends, and throw away what still comes, so that the peer can read it."""
         session, output = self._session, self._output
         session.ended = True
-        session.partial = bytearray()
+        session.reader.partial = bytearray()
         self._since = self._listener.clock()
         output.push(frames.goaway(session.last, code, text.encode()))
         self._drop(errors.Cancelled("the connection broke a rule of HTTP/2"))

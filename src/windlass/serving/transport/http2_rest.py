@@ -41,9 +41,19 @@ class Side:
         self._stream.send_continue()
 
 
+class StreamExchange(exchange.Exchange):
+    """A request on a stream. A body in one frame has passed no limit yet: no header had to say how long it is."""
+
+    def complete(self, now: float, body: bytes | None = None) -> None:
+        """The last byte is there."""
+        if body:
+            self.receive(body)
+        super().complete(now)
+
+
 def receiver(
     context: listener.Listener, stream: http2_streams.Stream, head: heads.RequestHead
 ) -> http2_streams.Receiver:
     """What answers a request."""
     request_id = context.request_id(head.headers.get(b"x-request-id"))
-    return exchange.Exchange(Side(context, stream), context, head, request_id)
+    return StreamExchange(Side(context, stream), context, head, request_id)

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from windlass import errors
 from windlass.serving.door import heads
 from windlass.serving.transport import http2_frames as frames
-from windlass.serving.transport import http2_guard, http2_heads, http2_output, listener
+from windlass.serving.transport import http2_guard, http2_heads, http2_output, http2_reader, listener
 from windlass.serving.transport import http2_hpack as hpack
 from windlass.serving.transport import http2_streams as streams
 
@@ -29,8 +29,8 @@ _SKIPPED = 16
 class Session:
     """The streams of one connection. `receiver` says what answers a request; `output` sends.
 
-    `partial` are bytes that are no whole frame yet, `block_stream` is the stream whose header block is not complete
-    (0: none), each with the time it began at. `opened` counts the requests, `last` is the last one's stream, and those
+    `reader` has what is no whole frame yet; `block_stream` is the stream whose header block is not complete (0: none),
+    which began at `block_since`. `opened` counts the requests, `last` is the last one's stream, and those
     above `last_served` are not taken any more.
     """
 
@@ -38,21 +38,19 @@ class Session:
         self.output = output
         self.streams: dict[int, streams.Stream] = {}
         output.streams = self.streams
-        self.partial = bytearray()
-        self.partial_since = self.block_since = self.now = context.clock()
+        self.block_since = self.now = context.clock()
+        self.reader = http2_reader.Reader(self.now)
         self.block_stream = 0
         self.last = self.opened = 0
         self.last_served = frames.MAX_STREAM_ID
-        # Whether the preface and the first settings are here; whether nothing more is read.
-        self.begun = self.greeted = self.ended = False
+        # Whether the first settings are here; whether nothing more is read.
+        self.greeted = self.ended = False
         self.drained = False
         self._peer = peer
         self._listener = context
         self._limits = context.limits
         self._receiver = receiver
         self._blocks = http2_heads.Blocks(context.limits)
-        # How many bytes there must be before it is worth looking at them again.
-        self._needed = len(frames.PREFACE)
         self._block_flags = 0
         self._block = bytearray()
         self._continuations = 0
@@ -63,37 +61,13 @@ class Session:
     def receive(self, data: bytes, now: float) -> None:
         """Take what was read; `ConnectionFault` if the connection cannot go on."""
         self.now = now
-        if self.partial or not self.begun:
-            whole = self._continued(data)
-            if whole is None:
-                return
-            data = whole
-        self._read(data)
+        whole = self.reader.whole(data)
+        if whole is not None:
+            self._read(whole)
 
     def partial_stream(self) -> streams.Stream | None:
         """The stream whose body the frame is a part of that is not complete yet."""
-        partial = self.partial
-        if len(partial) < frames.HEADER_SIZE or partial[3] != frames.DATA:
-            return None
-        return self.streams.get(int.from_bytes(partial[5:9], "big") & frames.MAX_STREAM_ID)
-
-    def _continued(self, data: bytes) -> bytes | None:
-        """What came before and this, if it is a whole frame or more."""
-        partial = self.partial
-        partial += data
-        if not self.begun:
-            if not frames.PREFACE.startswith(partial[: len(frames.PREFACE)]):
-                raise frames.ConnectionFault(frames.PROTOCOL_ERROR, "the preface is not HTTP/2's")
-            if len(partial) < len(frames.PREFACE):
-                return None
-            self.begun = True
-            data = bytes(partial[len(frames.PREFACE) :])
-        elif len(partial) < self._needed:
-            return None
-        else:
-            data = bytes(partial)
-        self.partial = bytearray()
-        return data
+        return self.streams.get(self.reader.body_of())
 
     def _read(self, data: bytes) -> None:
         position, size, unpack = 0, len(data), frames.FRAME.unpack_from
@@ -119,15 +93,7 @@ class Session:
                 return
             position = end
         if position < size:
-            self._keep(data, position, size)
-
-    def _keep(self, data: bytes, position: int, size: int) -> None:
-        """Keep the beginning of a frame until there is the rest."""
-        self.partial += data[position:]
-        self.partial_since = self.now
-        self._needed = frames.HEADER_SIZE
-        if size - position >= frames.HEADER_SIZE:
-            self._needed += int.from_bytes(data[position : position + 3], "big")
+            self.reader.keep(data[position:], self.now)
 
     def _on_data(self, data: bytes, start: int, end: int, flags: int, number: int) -> None:
         length = end - start

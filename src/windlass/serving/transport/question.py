@@ -28,6 +28,7 @@ _OUTCOMES: dict[type[errors.WindlassError], int] = {
     errors.Unavailable: counters.REJECTED,
     errors.InvalidInput: counters.REJECTED,
     errors.NotFound: counters.REJECTED,
+    errors.NotAllowed: counters.REJECTED,
     errors.Unsupported: counters.REJECTED,
 }
 

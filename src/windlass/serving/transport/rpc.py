@@ -25,7 +25,6 @@ _SMALL_PART = 64
 class Rpc(rpc_question.RpcQuestion):
     """A call under way. `_encoding` is what its message may be compressed in, and its answer then is too."""
 
-    refused: bool = False
     _body: bytes | bytearray = b""
     _parts: int = 0
     _encoding: bytes = b""
@@ -38,19 +37,14 @@ class Rpc(rpc_question.RpcQuestion):
             if b"grpc-encoding" in headers:
                 self._encoding = rpc_messages.encoding_of(headers)
         except errors.WindlassError as e:
-            self.refuse(e)
+            self.fail(e)
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
-            self.refuse(self._unexpected(e))
-
-    def refuse(self, error: errors.WindlassError) -> None:
-        """End the call before its message is there."""
-        self.refused = True
-        self.fail(error)
+            self.fail(self._unexpected(e))
 
     def receive(self, data: bytes) -> None:
         """Keep a part of the message."""
         permit = self.permit
-        if self.refused or self.answered or permit is None:
+        if self.answered or permit is None:
             return
         try:
             self.hold(len(data))
@@ -65,12 +59,12 @@ class Rpc(rpc_question.RpcQuestion):
                 if len(self._body) > _PREFIX + length:
                     raise rpc_messages.not_one()
         except errors.WindlassError as e:
-            self.refuse(e)
+            self.fail(e)
 
     def complete(self, now: float, body: bytes | None = None) -> None:
         """The caller has said all: understand its one message, and answer it."""
         permit = self.permit
-        if self.refused or self.answered or permit is None:
+        if self.answered or permit is None:
             return
         self.arrived = now
         if body is None:
@@ -125,7 +119,7 @@ class TimedRpc(Rpc):
         try:
             self._timeout_s = rpc_messages.timeout_of(self.head.headers)
         except errors.InvalidInput as e:
-            self.refuse(e)
+            self.fail(e)
             return
         super().admit()
 

@@ -52,8 +52,7 @@ class RpcQuestion(question.Question):
                 )
             self.ask(own, view, action.infer, message)
         elif isinstance(action, base.RpcQuery):
-            if permit.epoch != door.epoch:
-                door.renew(permit)
+            door.confirm(permit)
             answer = action.answer(message, door.models_for(permit.caller))
             if isinstance(answer, base.Pending):
                 answer.start(self._pending)

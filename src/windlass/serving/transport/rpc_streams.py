@@ -36,6 +36,7 @@ class _Call:
         "_over",
         "_permit",
         "_sent",
+        "_since",
         "_stream",
         "_timer",
         "peer",
@@ -54,6 +55,8 @@ class _Call:
         self._encoding = b""
         self._inbox = bytearray()
         self._timer: asyncio.TimerHandle | None = None
+        # Since when the caller owes the rest of a message, if it was seen to.
+        self._since: float | None = None
         self._ended = self._over = self._sent = False
 
     def admit(self) -> None:
@@ -111,9 +114,27 @@ class _Call:
             return
         if self._context.draining and self._idle():
             self.abort(errors.Unavailable("the server is shutting down"))
+        elif self._late():
+            self.abort(errors.SlowRequest("the message did not arrive in time"))
         else:
             self._look()
             self._context.loop.call_later(TICK_S, self._tick)
+
+    def _late(self) -> bool:
+        """Whether a message that began does not go on as a body has to."""
+        if not self._is_owed():
+            self._since = None
+            return False
+        now, limits = self._context.clock(), self._context.limits
+        if self._since is None:
+            self._since = now
+        waited = now - self._since
+        slow = len(self._inbox) < limits.min_body_rate * waited
+        return waited > limits.body_timeout_s or (slow and waited > limits.header_timeout_s)
+
+    def _is_owed(self) -> bool:
+        """Whether it is the caller that the next message waits for, and not for it to begin."""
+        raise NotImplementedError
 
     def _idle(self) -> bool:
         """Whether nothing is under way."""
@@ -134,6 +155,7 @@ class _Call:
         with memoryview(inbox) as whole:
             message = bytes(whole[rpc_messages.PREFIX.size : end])
         del inbox[:end]
+        self._since = None
         self._context.door.pending_bytes -= end
         return flag, message
 
@@ -227,6 +249,9 @@ class Conversation(_Call):
 
     def _idle(self) -> bool:
         return not self._turns and super()._idle()
+
+    def _is_owed(self) -> bool:
+        return bool(self._inbox) and not self._turns
 
     def _ask(self, flag: int, message: bytes) -> None:
         self._count += 1
@@ -323,12 +348,21 @@ class Watch(_Call):
     def _idle(self) -> bool:
         return True
 
+    def _is_owed(self) -> bool:
+        return self._message is None
+
     def _look(self) -> None:
         permit = self._permit
         action = None if permit is None else permit.match.route.action
         if self._message is None or permit is None or not isinstance(action, base.RpcQuery):
             return
-        answer = action.answer(self._message, self._context.door.models_for(permit.caller))
+        door = self._context.door
+        try:
+            door.confirm(permit)
+        except errors.WindlassError as e:
+            self.abort(e)
+            return
+        answer = action.answer(self._message, door.models_for(permit.caller))
         if isinstance(answer, base.Answer) and answer.body != self._last and self._stream.ready:
             self._last = answer.body
             self._send(answer.body)

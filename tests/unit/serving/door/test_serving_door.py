@@ -49,9 +49,9 @@ def _ask(
         ("evil.example:8000", 421),
         ("127.0.0.1:8000@evil.example", 421),
         ("127.0.0.1:80:80", 421),
-        ("127.0.0.1, evil.example", 421),
+        ("127.0.0.1, evil.example", 400),
         ("", 421),
-        (None, 421),
+        (None, 400),
     ],
 )
 def test_only_our_hosts_are_answered(
@@ -60,7 +60,7 @@ def test_only_our_hosts_are_answered(
     server = make_server()
     for method, path in (("GET", "/health"), ("POST", "/echo/m"), ("POST", "/ask"), ("DELETE", "/nowhere")):
         answer = _ask(server, parse_responses, method, path, host=host)
-        assert (answer.status == 421) is (status == 421)
+        assert (answer.status if answer.status in (400, 421) else 200) == status
 
 
 @pytest.mark.promise("P-19")

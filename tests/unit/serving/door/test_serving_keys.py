@@ -51,6 +51,7 @@ def test_a_stream_ends_with_its_key(make_server: Make) -> None:
     server.door.use_keys((key, other), PEPPER)
     credential = {b"host": b"127.0.0.1", b"authorization": b"Bearer " + text.encode()}
     permit = server.door.admit(heads.RequestHead(b"POST", b"/echo/m", credential, keep_alive=True))
+    permit = msgspec.structs.replace(permit, view=None, match=msgspec.structs.replace(permit.match, model=""))
     assert server.door.enter(permit, "m", "").view.name == "m"
     with pytest.raises(errors.NotFound):
         server.door.enter(permit, "n", "")
@@ -163,3 +164,44 @@ def test_a_place_is_given_back_by_who_asks_a_route_as_a_grpc_method(make_server:
     for _ in range(3):
         with pytest.raises(errors.Unsupported):
             rpc_messages.admit(server.listener, heads.RequestHead(b"POST", b"/echo/m", credential, keep_alive=True))
+
+
+def test_what_is_under_way_gives_back_what_it_took(make_server: Make, parse_responses: Parse) -> None:
+    server = make_server(trusted=None)
+    key, text = _key(concurrency=1)
+    _lend(server, key)
+    server.models.at_once = False
+    first, told = server.connect()
+    first.data_received(ECHO.format(text).encode())
+    # The key loses its limit while it asks, and gets another one.
+    server.door.use_keys((msgspec.structs.replace(key, concurrency=0),), PEPPER)
+    server.models.answer(server.models.calls.pop())
+    assert [a.status for a in parse_responses(told.written)] == [200]
+    server.door.use_keys((key,), PEPPER)
+    server.connect()[0].data_received(ECHO.format(text).encode())
+    assert len(server.models.calls) == 1
+
+
+def test_a_key_whose_models_changed_is_not_told_of_what_it_asked(make_server: Make, parse_responses: Parse) -> None:
+    server = make_server("m", "n", trusted=None)
+    key, text = _key()
+    server.door.use_keys((key,), PEPPER)
+    server.models.at_once = False
+    connection, transport = server.connect()
+    connection.data_received(ECHO.format(text).encode())
+    server.door.use_keys((msgspec.structs.replace(key, models=("n",)),), PEPPER)
+    server.models.answer(server.models.calls.pop())
+    assert [a.status for a in parse_responses(transport.written)] == [404]
+    assert server.outcomes()["rejected"] == 1
+    server.check_settled()
+
+
+def test_limits_that_were_taken_away_first_refuse(make_server: Make, parse_responses: Parse) -> None:
+    # The supervisor tells of limits and of keys in messages of their own.
+    server = make_server(trusted=None)
+    key, text = _key(rate=5.0, concurrency=1)
+    _lend(server, key)
+    forget = leases.Share(0, leases.FORGET)
+    server.allowances.grant({leases.name_of(key.id, kind): forget for kind in leases.KINDS})
+    assert [a.status for a in parse_responses(server.ask(ECHO.format(text).encode()))] == [429]
+    server.check_settled()

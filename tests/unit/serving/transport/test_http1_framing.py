@@ -128,7 +128,7 @@ def test_any_bytes_are_answered_or_waited_for(
         (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nA b: c\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nA : c\r\n\r\n", 400),
         (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n: c\r\n\r\n", 400),
-        (b"GET /health\r\n\r\n", 421),
+        (b"GET /health\r\n\r\n", 400),
         (b"GET /health HTTP/3.0\r\nHost: 127.0.0.1\r\n\r\n", 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
@@ -140,8 +140,8 @@ def test_any_bytes_are_answered_or_waited_for(
         (b"TRACE /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 405),
         (b"OPTIONS * HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
         (b"CONNECT 127.0.0.1:80 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 404),
-        (b"GET /health HTTP/1.1\r\n\r\n", 421),
-        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n", 421),
+        (b"GET /health HTTP/1.1\r\n\r\n", 400),
+        (b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nHost: 127.0.0.1\r\n\r\n", 400),
         (b"POST /echo/m HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: miracles\r\nContent-Length: 1\r\n\r\na", 400),
     ],
 )
@@ -184,7 +184,9 @@ def test_targets_are_decoded_once(make_server: Make, parse_responses: Callable[.
     for target, status in (
         (b"/echo/a%2Eb-c", 200),
         (b"/%65cho/m", 200),
-        (b"http://elsewhere.example/echo/m", 200),
+        (b"http://models.example/echo/m", 200),
+        (b"http://elsewhere.example/echo/m", 421),
+        (b"http://models.example@elsewhere.example/echo/m", 421),
         (b"/echo/m?x=%2F..", 200),
         (b"/echo/%2e%2e", 404),
         (b"/echo/..%2fm", 404),
@@ -291,3 +293,27 @@ def test_the_body_of_a_connect_is_no_request(
     head = b"CONNECT 127.0.0.1:80 HTTP/1.1\r\n" + HOST + framing + b"\r\n\r\n"
     answers = parse_responses(make_server().ask(head + (_chunked(hidden, 9) if chunked else hidden)))
     assert [a.status for a in answers] == [404]
+
+
+def test_http_1_0_is_told_nothing_in_between(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    head = b"POST /echo/m HTTP/1.0\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\nx"
+    assert [a.status for a in parse_responses(make_server().ask(head))] == [200]
+
+
+def test_what_is_allowed_is_told(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    for method, path, allowed in ((b"OPTIONS", b"/ask", b"GET, HEAD, POST"), (b"DELETE", b"/echo/m", b"POST")):
+        (answer,) = parse_responses(make_server().ask(b"%b %b HTTP/1.1\r\n%b\r\n" % (method, path, HOST)))
+        assert (answer.status, answer.headers[b"allow"]) == (405, allowed)
+
+
+def test_times_are_told_when_asked_for(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    for target, line, told in (
+        (b"/echo/m", b"", False),
+        (b"/echo/m?x=1&server_timing=true", b"", True),
+        (b"/echo/m?server-timing", b"", True),
+        (b"/echo/m?server_timing=0", b"", False),
+        (b"/echo/m", b"X-Server-Timing: 1\r\n", True),
+    ):
+        data = b"POST %b HTTP/1.1\r\n%b%bContent-Length: 1\r\n\r\nx" % (target, HOST, line)
+        (answer,) = parse_responses(make_server().ask(data))
+        assert (answer.status, b"server-timing" in answer.headers) == (200, told)

@@ -59,7 +59,7 @@ def test_what_only_begins_like_a_preface_is_http1(make_server: Make, size: int, 
     assert transport.protocol is new
     new.data_received(other)
     first = PREFACE[:size] + other
-    if PREFACE.startswith(first):
+    if len(first) < len(PREFACE) and PREFACE.startswith(first):
         assert transport.protocol is new
     else:
         assert isinstance(transport.protocol, http2.Connection if first.startswith(PREFACE) else http1.Connection)
@@ -194,3 +194,22 @@ def test_all_are_closed_at_the_end(make_server: Make) -> None:
     assert transport.closed
     assert new.eof_received() is False
     assert arrival.PREFACE == PREFACE
+
+
+@pytest.mark.promise("P-19b")
+def test_a_handshake_takes_a_place(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    server = make_server(max_connections=4, max_connections_per_peer=2, allow=("192.0.2.0/24",))
+    assert not arrival.Arrival(server.listener).take_place("198.51.100.1")
+    shaking = [arrival.Arrival(server.listener) for _ in range(2)]
+    assert all(one.take_place("192.0.2.7") for one in shaking)
+    assert not arrival.Arrival(server.listener).take_place("192.0.2.7")
+    # The place of the handshake is the connection's.
+    transport = type(server.arrive(("192.0.2.9", 1))[1])(("192.0.2.7", 1), "http/1.1")
+    shaking[0].connection_made(transport)
+    assert not transport.aborted
+    shaking[0].data_received(ASK)
+    assert [a.status for a in parse_responses(transport.written)] == [200]
+    server.sweep(60.0)
+    server.listener.connections.discard(shaking[1])
+    assert arrival.Arrival(server.listener).take_place("192.0.2.7")
+    assert server.counters.rejected == {"address_not_allowed": 1, "too_many_connections_of_peer": 1}

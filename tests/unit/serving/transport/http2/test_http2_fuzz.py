@@ -67,7 +67,7 @@ def one(w: Any, connect: Any, server: Any, seed: int) -> None:
     peer.server.loop.turn()
     w.frames(peer.transport.written)
     if not peer.session.ended:
-        assert len(peer.session.partial) <= 9 + 65_536
+        assert len(peer.session.reader.partial) <= 9 + 65_536
     peer.connection.connection_lost(None)
     assert not peer.session.streams
     output = peer.connection._output

@@ -373,3 +373,18 @@ def test_answers_of_one_turn_are_one_write(connect: Any, wire: Any) -> None:
     assert len(writes) == 1
     peer.say(*[b"".join(wire.headers(number) for number in range(7, 47, 2))])
     assert len(writes) == 2
+
+
+def test_who_never_reads_the_end_loses_its_place(connect: Any, wire: Any) -> None:
+    # What is unsent is less than what stops this side, so that nothing else would ever end the connection.
+    peer = connect(echo=False)
+    peer.transport.unsent = 1_000
+    peer.sweep(76.0)
+    assert peer.transport.closed
+    assert not peer.transport.aborted
+    peer.sweep(59.0)
+    peer.transport.unsent = 900
+    peer.sweep(59.0)
+    assert not peer.transport.aborted
+    peer.sweep(61.0)
+    assert peer.transport.aborted

@@ -128,3 +128,30 @@ def test_a_slow_body_is_told_so(connect: Any, wire: Any) -> None:
     found = peer.sweep(11)
     assert peer.fields(found[0])[b":status"] == b"408"
     peer.server.check_settled()
+
+
+def test_who_asks_again_while_its_refusal_waits_takes_no_place(connect: Any, wire: Any) -> None:
+    # The peer gives no window for answers, is late with its body, and sends the rest when it has been refused.
+    peer = connect(echo=False)
+    peer.say(wire.settings(s4=0))
+    for number in range(1, 41, 2):
+        fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/echo/m"), (b":authority", b"127.0.0.1")]
+        peer.say(wire.headers(number, end=False, fields=fields), wire.frame(wire.DATA, 0, number, b"a"))
+        peer.sweep(11.0)
+        peer.say(wire.frame(wire.DATA, wire.END_STREAM, number, b"b"))
+    peer.server.check_settled()
+    outcomes = peer.server.outcomes()
+    assert outcomes["rejected"] == 20
+    assert sum(outcomes.values()) == peer.server.counters.requests_of("m", "1", "toy").admitted[0]
+
+
+@pytest.mark.threat("V8")
+def test_a_body_in_one_frame_has_its_limit_too(connect: Any, wire: Any) -> None:
+    peer = connect(echo=False, max_body=100)
+    for size, status in ((100, b"200"), (101, b"413"), (60_000, b"413")):
+        number = peer.session.last + 2 if peer.session.last else 1
+        fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/echo/m"), (b":authority", b"127.0.0.1")]
+        head = wire.headers(number, end=False, fields=fields)
+        found = peer.say(head + wire.frame(wire.DATA, wire.END_STREAM, number, b"a" * size))
+        assert next(peer.fields(one)[b":status"] for one in found if one.kind == wire.HEADERS) == status
+    peer.server.check_settled()

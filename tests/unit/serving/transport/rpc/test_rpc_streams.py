@@ -135,3 +135,51 @@ def test_the_kinds_of_calls(calls: Calls) -> None:
     assert isinstance(calls.open("Ask")[0], rpc.Rpc)
     assert isinstance(calls.open("Say")[0], rpc.Rpc)
     assert isinstance(calls.open("Each")[0], rpc_streams.Conversation)
+
+
+@pytest.mark.threat("V8")
+def test_a_message_that_does_not_go_on_ends_its_stream(calls: Calls) -> None:
+    server = calls.server
+    chat, stream = calls.open("Chat")
+    idle, waits = calls.open("Chat")
+    chat.receive(framed(b"m:a") + struct.pack(">BI", 0, 100_000) + b"m:" + bytes(5_000))
+    assert stream.messages == [b"a"]
+    calls.tick()
+    for _ in range(4):
+        server.loop.now += 1.0
+        calls.tick()
+    chat.receive(bytes(10_000))
+    server.loop.now += 5.0
+    calls.tick()
+    assert not stream.ended
+    server.loop.now += 10.0
+    calls.tick()
+    assert (stream.status, waits.ended) == (4, False)
+    idle.complete(server.loop.now)
+    assert waits.status == 0
+    server.check_settled()
+
+
+def test_a_message_that_waits_for_answers_is_not_late(calls: Calls) -> None:
+    server = calls.server
+    server.models.at_once = False
+    receiver, stream = calls.open("Chat")
+    receiver.receive(framed(b"m:a") * (rpc_streams.MOST_UNDER_WAY + 1))
+    for _ in range(30):
+        server.loop.now += 10.0
+        calls.tick()
+    for call in server.models.calls:
+        server.models.answer(call)
+    receiver.complete(server.loop.now)
+    assert (len(stream.messages), stream.status) == (rpc_streams.MOST_UNDER_WAY + 1, 0)
+    server.check_settled()
+
+
+def test_who_watches_says_what_in_time(calls: Calls) -> None:
+    receiver, stream = calls.open("Watch")
+    calls.tick()
+    calls.server.loop.now += 11.0
+    calls.tick()
+    assert (stream.status, calls.server.listener.watches) == (4, 0)
+    receiver.end(errors.Cancelled("the caller gave up"))
+    assert calls.server.listener.watches == 0
