@@ -21,7 +21,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from windlass import errors
 from windlass.cli import main
+from windlass.client import load, targets
 from windlass.types import spec
 
 DAY = dt.timedelta(days=1)
@@ -104,6 +106,18 @@ def test_curl_speaks_both_protocols(server: Any, authority: Authority) -> None:
     assert _curl(server, authority, "--tls-max", "1.1", "--ciphers", "DEFAULT@SECLEVEL=0")[0] == 35
     # Whoever does not trust the authority is right to refuse.
     assert _curl(server, authority, "--cacert", "/etc/ssl/certs/ca-certificates.crt")[0] in (60, 77)
+
+
+@pytest.mark.parametrize("protocol", ["oip", "oip-grpc"])
+def test_a_load_is_asked_over_tls_by_who_trusts_the_authority(server: Any, authority: Authority, protocol: str) -> None:
+    url = f"{server.url}/numbers"
+    target = targets.find(url, protocol, targets.Access(ca=str(authority.path)))
+    assert target.tls
+    told = load.Load(load.closed(target, connections=2, streams=4, seconds=0.3)).start().wait()
+    assert told.lost == 0
+    assert told.answered > 20
+    with pytest.raises(errors.Unavailable, match="certificate"):
+        targets.find(url, protocol, targets.Access())
 
 
 def test_who_speaks_no_tls_is_told_nothing(server: Any) -> None:
