@@ -97,17 +97,19 @@ def serve(
     home: str | Path | None = None,
     port: int = 0,
     admin_port: int = 0,
+    workers: int = 0,
     log: Path | None = None,
 ) -> launch.Server:
     """Start a server for these versions on loopback, wait until they answer, and stop it at the end of the `with`.
 
-    Port 0 is any free one: ask the server for its `url`.
+    Port 0 is any free one: ask the server for its `url`. `workers` are processes that answer; 0: the server chooses.
     """
     configuration = settings.load({"home": home})
     wanted = spec.Spec(
         endpoints=references.endpoints(configuration, [str(version) for version in versions]),
         listen=f"127.0.0.1:{port}",
         admin=f"127.0.0.1:{admin_port}",
+        workers=workers,
     )
     return launch.Server(wanted, configuration.home, log=log)
 

@@ -35,7 +35,7 @@ _MOST_WORKERS = 1_024
 @click.command()
 @click.argument("named", nargs=-1, metavar="REF...")
 @click.option("--host", help="The address to listen on.  [127.0.0.1]")
-@click.option("--port", type=int, help="REST port; 0 is any free one.  [8000]")
+@click.option("--port", type=int, help="Port for HTTP and gRPC; 0 is any free one.  [8000]")
 @click.option("--admin-port", type=int, help="Metrics and status, on loopback only.  [8001]")
 @click.option("--workers", metavar="N|auto", help="Processes that answer; auto: one for each core.  [auto]")
 @click.option("--spec", "file", type=click.Path(path_type=Path, exists=True), help="A serving spec instead of REFs.")
@@ -46,6 +46,8 @@ _MOST_WORKERS = 1_024
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without keys and TLS.")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, on stderr.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds to finish what is in flight when stopped.")
+@click.option("--slo-p99-ms", type=click.FloatRange(min=0), help="The time in which 99 of 100 answers are to be given.")
+@click.option("--max-queue-ms", type=click.FloatRange(min=0), help="Refuse whom it would make wait for longer.")
 @click.pass_obj
 def serve(
     context: output.Context,
@@ -58,8 +60,10 @@ def serve(
     insecure: bool,
     access_log: bool,
     grace: float,
+    slo_p99_ms: float | None,
+    max_queue_ms: float | None,
 ) -> None:
-    """Answer over HTTP with the versions REF: name, name@3, name:alias, name@sha256:..., or a path to a package."""
+    """Answer over HTTP and gRPC with versions REF: name, name@3, name:alias, name@sha256:..., or a package's path."""
     if bool(named) == bool(file):
         raise errors.UsageError("Name the versions to serve, or give --spec FILE.", hint="Try: windlass models list")
     defaults = context.settings.serve
@@ -84,6 +88,8 @@ def serve(
         )
     if workers is not None:
         wanted = msgspec.structs.replace(wanted, workers=parse_workers(workers))
+    bounds = {"slo_p99_ms": slo_p99_ms, "max_queue_ms": max_queue_ms}
+    wanted = bounded(wanted, {name: value for name, value in bounds.items() if value is not None})
     check_exposure(wanted, insecure=insecure)
     check_free(wanted)
     path = launch.prepare(wanted, context.settings.home)
@@ -110,6 +116,12 @@ def _allow() -> tuple[str, ...]:
     wanted = tuple(_kept("allow") or ())
     peers.networks(wanted)
     return wanted
+
+
+def bounded(wanted: spec.Spec, bounds: dict[str, float]) -> spec.Spec:
+    """These fields of every endpoint, whatever the spec says."""
+    endpoints = tuple(msgspec.structs.replace(endpoint, **bounds) for endpoint in wanted.endpoints)
+    return msgspec.structs.replace(wanted, endpoints=endpoints)
 
 
 def parse_workers(text: str) -> int:

@@ -122,11 +122,18 @@ async def _restarted(workers: fleet.Fleet) -> None:
 def _told(supervisor: Supervisor, ready_fd: int | None) -> None:
     serving = supervisor.fleet.spec.endpoints
     names = ", ".join(f"{e.name} ({', '.join(arm.version for arm in e.arms)})" for e in serving) or "no models yet"
-    log.info("serving %s on %s", names, supervisor.addresses["listen"])
+    log.info("serving %s on %s (%s)", names, supervisor.addresses["listen"], _entrance(supervisor.fleet.spec))
     log.info("metrics on %s/metrics", supervisor.addresses["admin"])
     if ready_fd is not None:
         with os.fdopen(ready_fd, "w") as ready:
             ready.write(json.dumps({"pid": os.getpid(), **supervisor.addresses}) + "\n")
+
+
+def _entrance(wanted: spec.Spec) -> str:
+    """What callers have to bring."""
+    keys = f"{len(wanted.keys)} API key{'s'[: len(wanted.keys) != 1]}" if wanted.keys else "no API keys"
+    certificates = ", client certificates" if wanted.tls is not None and wanted.tls.client_ca else ""
+    return f"{keys}, {'no TLS' if wanted.tls is None else 'TLS'}{certificates}"
 
 
 def main(first: starting.Starting) -> None:

@@ -160,3 +160,20 @@ def test_the_board_shows_who_turns_and_who_has_fewest() -> None:
     assert known.fewest(1) == 7
     known.clear(3)
     assert known.fewest(1) is None
+
+
+def test_bounds_on_the_command_line_are_those_of_every_endpoint() -> None:
+    wanted = spec.Spec((*_spec("1").endpoints, spec.Endpoint("n", (spec.Arm("sha256:2", "2"),), slo_p99_ms=9.0)))
+    assert serve.bounded(wanted, {}) == wanted
+    bound = serve.bounded(wanted, {"slo_p99_ms": 20.0, "max_queue_ms": 50.0}).endpoints
+    assert [(e.name, e.slo_p99_ms, e.max_queue_ms) for e in bound] == [("m", 20.0, 50.0), ("n", 20.0, 50.0)]
+
+
+@pytest.mark.parametrize(
+    ("cores", "wanted", "programs", "workers", "reason"),
+    [(4, 0, 1, 1, "its own 1 process for"), (4, 2, 2, 2, "its own 2 processes for"), (1, 0, 1, 1, "one core")],
+)
+def test_models_apart_count_in_the_plan(cores: int, wanted: int, programs: int, workers: int, reason: str) -> None:
+    plan = sizing.choose(cores, wanted, MB, programs)
+    assert plan.workers == workers
+    assert reason in plan.reason
