@@ -6,6 +6,7 @@ Read by serving before a load, written by `probation.py`. Must never import the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -58,11 +59,13 @@ def _file(digest: str, verdicts: Path) -> Path:
     return verdicts / f"{hashlib.sha256(key).hexdigest()}.json"
 
 
+@functools.cache
 def software() -> str:
     """What a verdict depends on besides the package: our own version and onnxruntime's."""
     return " ".join(f"{name}-{importlib.metadata.version(name)}" for name in ("windlass", "onnxruntime"))
 
 
+@functools.cache
 def isa() -> str:
     """The machine and its instruction sets, from the first processor that Linux lists."""
     features: list[str] = []

@@ -6,6 +6,7 @@ Must never repair: what is ambiguous is an error.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -87,7 +88,7 @@ def plain(value: Any) -> Any:
     msgspec leaves out only a default that is the very same object: equal structs could then be spelled differently.
     """
     if isinstance(value, msgspec.Struct):
-        named = [(field, getattr(value, field.name)) for field in msgspec.structs.fields(value)]
+        named = [(field, getattr(value, field.name)) for field in _fields(type(value))]
         omit = value.__struct_config__.omit_defaults
         return {f.encode_name: plain(item) for f, item in named if not (omit and _is_default(f, item))}
     if isinstance(value, dict):
@@ -95,6 +96,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return msgspec.to_builtins(value)
+
+
+# The fields of a type, looked up once: msgspec reads its annotations anew each time.
+_fields = functools.cache(msgspec.structs.fields)
 
 
 def _is_default(field: msgspec.structs.FieldInfo, item: Any) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -26,6 +27,7 @@ from windlass.types import evidence, spec, strict_json, tensor_codec
 log = logging.getLogger(__name__)
 # Above this, one row keeps a core busy long enough for more threads to pay.
 _THREADS_FROM_S = 2e-3
+_MOST_KNOWN = 256
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -39,6 +41,17 @@ class Loaded(msgspec.Struct, frozen=True):
     timing: measure.Timing
     seconds: float
     apart: bool = False
+
+
+class _Measured(NamedTuple):
+    threads: int
+    timing: measure.Timing
+
+
+# What was measured of a version, by its digest, the threads asked for (0: any), the most rows, and where it runs. A
+# version that comes back is the same model on the same machine: it is not timed again beside the one that serves.
+_Place: TypeAlias = tuple[str, int, int, session.Where]
+_known: dict[_Place, _Measured] = {}
 
 
 def load(endpoint: spec.Endpoint, verdicts: str, trusted: tuple[str, ...] = ()) -> Loaded:
@@ -57,24 +70,37 @@ def load(endpoint: spec.Endpoint, verdicts: str, trusted: tuple[str, ...] = ()) 
     if verdicts:
         _on_probation(arm, Path(verdicts))
     where: session.Where = "apart" if apart else "here"
-    threads = endpoint.threads or 1
+    place = (arm.digest, endpoint.threads, endpoint.max_batch or package.manifest.limits.max_batch, where)
+    known = _known.get(place)
+    threads = known.threads if known is not None else endpoint.threads or 1
     opened = session.open(package, options=base.Options(threads=threads), where=where)
+    if known is None:
+        opened, known = _measure(opened, place)
+        if len(_known) >= _MOST_KNOWN:
+            _known.clear()
+        _known[place] = known
+    inline = not apart and _is_inline(endpoint, known.timing)
+    seconds = time.perf_counter() - started
+    return Loaded(opened, package.digest, arm.version, known.threads, inline, known.timing, seconds, apart)
+
+
+def _measure(opened: session.Session, place: _Place) -> tuple[session.Session, _Measured]:
+    """Time the model on the threads asked for, or on one and, if it is slow, on every core; keep the better."""
+    package = opened.package
     golden = tensor_codec.unpack(package.read(package.manifest.golden.inputs))
     batched = package.manifest.signature.batched
-    max_rows = endpoint.max_batch or package.manifest.limits.max_batch
+    _, asked, max_rows, where = place
     timing = measure.timing(opened.model, golden, batched=batched, max_rows=max_rows)
     cores = len(os.sched_getaffinity(0))
-    if not endpoint.threads and cores > 1 and timing.seconds[1] > _THREADS_FROM_S:
-        wide = session.open(package, options=base.Options(threads=cores), check_golden=False, where=where)
-        wide_timing = measure.timing(wide.model, golden, batched=batched, max_rows=max_rows)
-        if wide_timing.rows_per_s > timing.rows_per_s:
-            opened.close()
-            opened, timing, threads = wide, wide_timing, cores
-        else:
-            wide.close()
-    inline = not apart and _is_inline(endpoint, timing)
-    seconds = time.perf_counter() - started
-    return Loaded(opened, package.digest, arm.version, threads, inline, timing, seconds, apart)
+    if asked or cores == 1 or timing.seconds[1] <= _THREADS_FROM_S:
+        return opened, _Measured(asked or 1, timing)
+    wide = session.open(package, options=base.Options(threads=cores), check_golden=False, where=where)
+    wide_timing = measure.timing(wide.model, golden, batched=batched, max_rows=max_rows)
+    if wide_timing.rows_per_s > timing.rows_per_s:
+        opened.close()
+        return wide, _Measured(cores, wide_timing)
+    wide.close()
+    return opened, _Measured(1, timing)
 
 
 def _is_inline(endpoint: spec.Endpoint, timing: measure.Timing) -> bool:
