@@ -110,31 +110,45 @@ def test_a_server_is_started_again_under_every_kind_of_caller(
     assert _lost(_all_kinds(mix)) == 0, (mix.ends, mix.said)
 
 
+def _again_and_again(kept: Any, part: Callable[[], Any]) -> None:
+    while kept.left:
+        started = time.monotonic()
+        mix = part()
+        total = _all_kinds(mix)
+        kept.add(PART, requests=total.total, lost=_lost(total), seconds=time.monotonic() - started, **_figures(mix))
+    found = kept.finish()
+    assert found["lost"] == 0, found
+
+
 @pytest.mark.soak
 @pytest.mark.promise("P-41")
 @pytest.mark.timeout(7_200)
-def test_a_thousand_restarts_lose_nothing(
+def test_workers_are_replaced_hundreds_of_times(
     wanted: spec.Spec,
-    tmp_path: Path,
     start_server: Callable[..., Any],
     asked: Callable[..., Any],
     settled: Callable[..., Any],
     record: Callable[[str, int], Any],
 ) -> None:
-    """Three of four replace the workers of a server, the others end the server itself."""
-    kept = record("restarts", 1_000)
-    while kept.left:
-        started = time.monotonic()
-        if kept.done < 750:
-            server = start_server(*wanted.endpoints, workers=2, grace_s=GRACE_S)
-            mix = _replaced(server, PART, asked, settled)
-            server.server.stop()
-        else:
-            mix = _stopped(wanted, tmp_path, PART, asked)
-        total = _all_kinds(mix)
-        kept.add(PART, requests=total.total, lost=_lost(total), seconds=time.monotonic() - started, **_figures(mix))
-    found = kept.finish()
-    assert found["lost"] == 0, found
+    """Every worker of a server of two, 750 times."""
+
+    def part() -> Any:
+        server = start_server(*wanted.endpoints, workers=2, grace_s=GRACE_S)
+        mix = _replaced(server, PART, asked, settled)
+        server.server.stop()
+        return mix
+
+    _again_and_again(record("restarts", 750), part)
+
+
+@pytest.mark.soak
+@pytest.mark.promise("P-41")
+@pytest.mark.timeout(7_200)
+def test_servers_are_started_again_hundreds_of_times(
+    wanted: spec.Spec, tmp_path: Path, asked: Callable[..., Any], record: Callable[[str, int], Any]
+) -> None:
+    """The server itself, 250 times."""
+    _again_and_again(record("stops", 250), lambda: _stopped(wanted, tmp_path, PART, asked))
 
 
 @pytest.mark.promise("P-43")
