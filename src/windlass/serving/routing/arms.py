@@ -7,6 +7,7 @@ change of shares loads nothing. Must never know the other arms of its endpoint.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -64,19 +65,21 @@ class Arm:
         self.uses = directory.Lease()
 
     def describe(self) -> dict[str, Any]:
-        """What is in force: batching, placement, measurements, limits."""
+        """What is in force: batching, placement, measurements, limits; the wait now, and refusals of this process."""
         loaded = self.loaded
         return {
             "digest": loaded.digest,
             "placement": "process" if loaded.apart else "inline" if loaded.inline else "thread",
             "threads": loaded.threads,
-            "preferred_batch": loaded.timing.best_rows,
+            "preferred_batch": self.batch.preferred_rows,
             "measured_run_us": {str(n): round(s * 1e6, 1) for n, s in loaded.timing.seconds.items()},
             "max_batch": self.view.limits.max_batch,
             "max_queue_delay_ms": self.endpoint.max_queue_delay_ms,
-            "max_queue_ms": self.endpoint.max_queue_ms,
+            "max_queue_ms": None if math.isinf(longest := self.batch.longest_wait_s) else round(longest * 1e3, 3),
             "slo_p99_ms": self.endpoint.slo_p99_ms,
             "timeout_ms": self.endpoint.timeout_ms,
+            "predicted_wait_ms": round(self.batch.predicted_wait_s() * 1e3, 3),
+            "refused": dict(self.batch.refused),
             "load_s": round(loaded.seconds, 3),
         }
 

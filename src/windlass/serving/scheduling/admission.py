@@ -45,6 +45,13 @@ class Admission:
         self._clock = clock
         self._began = self._expected_s = 0.0
 
+    @property
+    def longest_wait_s(self) -> float:
+        """The predicted wait to refuse above; where it is not configured, once `_CROWD` calls wait."""
+        if self._max_wait_s:
+            return self._max_wait_s
+        return _PATIENCE_S if self._costs.answer_within_s == math.inf else math.inf
+
     def began(self, now: float, expected_s: float) -> None:
         """A run began that keeps the instance busy."""
         self._began, self._expected_s = now, expected_s
@@ -79,11 +86,10 @@ class Admission:
         if full and not waiting.has_share(caller, rows, self._max_rows):
             why = f"{waiting.rows:,} rows wait for this model, and max_queue allows {self._max_rows:,}"
             return self._refuse("queue_full", why, wait_s)
-        if self._too_long(wait_s):
-            longest_ms = 1e3 * (self._max_wait_s or _PATIENCE_S)
-            why = (
-                f"a request would wait {wait_s * 1e3:,.0f} ms for this model, and max_queue_ms allows {longest_ms:,.0f}"
-            )
+        longest_s = self.longest_wait_s
+        if wait_s > longest_s and (self._max_wait_s or waiting.calls >= _CROWD):
+            allowed = f"max_queue_ms allows {longest_s * 1e3:,.0f}"
+            why = f"a request would wait {wait_s * 1e3:,.0f} ms for this model, and {allowed}"
             return self._refuse("queue_time", why, wait_s)
         # It is answered with all that share its run, and those are as many as may.
         run_s = costs.full_s(key)
@@ -97,11 +103,6 @@ class Admission:
                 why = f"an answer would take {answered_s * 1e3:,.0f} ms, longer than the request's deadline"
                 return self._refuse("deadline", why, wait_s)
         return None
-
-    def _too_long(self, wait_s: float) -> bool:
-        if self._max_wait_s:
-            return wait_s > self._max_wait_s
-        return wait_s > _PATIENCE_S and self._waiting.calls >= _CROWD and self._costs.answer_within_s == math.inf
 
     def _refuse(self, reason: str, why: str, wait_s: float) -> errors.Overloaded:
         self.refused[reason] += 1

@@ -123,6 +123,11 @@ class Batcher:
         return self._admission.refused
 
     @property
+    def longest_wait_s(self) -> float:
+        """The predicted wait above which calls are refused; without end where only the target bounds it."""
+        return self._admission.longest_wait_s
+
+    @property
     def preferred_rows(self) -> int:
         """The rows of a full run, as learned; of the bucket that was measured at warm-up where there are several."""
         return self._costs.rows(self._costs.key)

@@ -230,5 +230,6 @@ def test_a_target_too_short_for_full_batches_makes_smaller_ones() -> None:
 
 def test_a_configured_wait_is_the_longest() -> None:
     served = _steady(4.0, 8_000, 0.005, max_queue_s=0.02)
+    assert served.batch.longest_wait_s == 0.02
     assert served.p99() < 0.02 + 0.005 + 0.005
     assert served.batch.refused["queue_time"] == served.refused["a"]

@@ -14,6 +14,7 @@ from windlass.serving.scheduling import slo
 _seconds = st.floats(1e-5, 0.1)
 
 
+@settings(deadline=None)
 @given(a=_seconds, b=_seconds, seed=st.integers(0, 1_000), prior=st.booleans())
 def test_a_line_is_found(a: float, b: float, seed: int, prior: bool) -> None:
     line = slo.Line((b, a)) if prior else slo.Line()
@@ -25,6 +26,7 @@ def test_a_line_is_found(a: float, b: float, seed: int, prior: bool) -> None:
         assert line.predict(n) == pytest.approx(a * n + b, rel=0.1, abs=0.05 * (a * 64 + b))
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 64), a=_seconds, b=_seconds, scale=st.floats(0.3, 3.0))
 def test_where_rows_do_not_differ_the_measured_proportions_hold(n: int, a: float, b: float, scale: float) -> None:
     line = slo.Line((a, b))
@@ -56,6 +58,7 @@ def test_a_first_run_that_takes_long_is_no_measure() -> None:
         assert costs.run_s((), 4) < 0.011
 
 
+@settings(deadline=None)
 @given(factor=st.floats(0.2, 5.0))
 def test_a_machine_that_changes_is_followed(factor: float) -> None:
     line = slo.line_through({1: 0.006, 8: 0.013})
@@ -64,6 +67,7 @@ def test_a_machine_that_changes_is_followed(factor: float) -> None:
     assert line.predict(4) == pytest.approx(factor * 0.009, rel=0.05)
 
 
+@settings(deadline=None)
 @given(runs=st.lists(st.tuples(st.integers(1, 64), st.floats(1e-6, 10.0)), min_size=1, max_size=60))
 def test_no_prediction_is_negative_and_more_rows_take_no_less(runs: list[tuple[int, float]]) -> None:
     costs = slo.Costs(8, 64)
