@@ -65,8 +65,10 @@ class Open(msgspec.Struct, frozen=True, tag=True):
     alone: bool
 
 
-class Unready(msgspec.Struct, frozen=True, tag=True):
-    """Say that you are not ready, and go on."""
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """Say to whoever asks whether you are ready, and go on."""
+
+    ready: bool
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -85,7 +87,7 @@ class Grant(msgspec.Struct, frozen=True, tag=True):
     shares: dict[str, leases.Share]
 
 
-Body: TypeAlias = Start | Apply | Revoke | Change | Weigh | Status | Open | Unready | Drain | Demand | Grant
+Body: TypeAlias = Start | Apply | Revoke | Change | Weigh | Status | Open | Ready | Drain | Demand | Grant
 
 
 class Question(msgspec.Struct, frozen=True, tag=True):

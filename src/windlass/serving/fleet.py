@@ -37,6 +37,8 @@ class Fleet:
         self.fell_back = ""
         self.restarts = 0
         self.stopping = False
+        # Whether every place has been filled once.
+        self._started = False
         self._cores = cores
         self._lending = lending.Lending(wanted.state)
         # While a worker is replaced, two of them have a place.
@@ -62,6 +64,7 @@ class Fleet:
             self._begin_with_good()
             self._lending.use(self.spec.keys)
             self._spawn_task(self._lending.run())
+            self._spawn_task(self._watch())
             first = await self._fill(begun)
             await self._choose(first)
             others = [await self._fill() for _ in range(self.plan.workers - 1)]
@@ -73,7 +76,9 @@ class Fleet:
                 if error is not None and one.alive:
                     raise error
             self._judge.in_force()
-        self._spawn_task(self._watch())
+        self._started = True
+        for one in self._places.serving():
+            one.tell(channel.Ready(ready=True))
 
     def _begin_with_good(self) -> None:
         why = self._last_good.why_bad(self.spec)
@@ -101,7 +106,7 @@ class Fleet:
         self.stopping = True
         for one in self._places.living():
             one.state = member.LEAVING
-            one.tell(channel.Unready())
+            one.tell(channel.Ready(ready=False))
         await asyncio.sleep(self.spec.pre_stop_s)
         self._places.shut()
         await asyncio.gather(*(self._leave(one) for one in self._places.living()))
@@ -123,6 +128,8 @@ class Fleet:
         one.state = member.SERVING
         # What came into force while it opened; from here on it is told with the others.
         await self._catch_up(one)
+        if self._started and one.state == member.SERVING:
+            one.tell(channel.Ready(ready=True))
 
     async def _catch_up(self, one: member.Member) -> None:
         while one.spec is not self.spec:
@@ -326,8 +333,8 @@ class Fleet:
             raise refused[0]
 
     def ready(self) -> bool:
-        """Whether a worker that makes progress can answer."""
-        return not self.stopping and self._places.ready()
+        """Whether a worker that makes progress can answer; at the start, once all that were planned can."""
+        return self._started and not self.stopping and self._places.ready()
 
     async def status(self) -> dict[str, Any]:
         """Every worker, and the models as the one with the newest spec tells them."""

@@ -213,8 +213,8 @@ class Post:
                 return await self._change(body)
             case channel.Status():
                 return self._worker.status()
-            case channel.Unready():
-                self._worker.pool.serving = False
+            case channel.Ready():
+                self._worker.pool.serving = body.ready
             case channel.Drain():
                 self._worker.pool.serving = False
                 await self._acceptor.drain()
@@ -226,6 +226,8 @@ class Post:
 
     def _start(self, body: channel.Start) -> None:
         self._worker = Worker(self._loop, body.spec, self.series, self._memory.read)
+        # Until the supervisor says so: who came before all workers are there would all come to this one.
+        self._worker.pool.serving = False
         shared = self._worker.listener(replicated.Replicated(self._worker.pool, self._ask_all))
         reloading = tls.Reloading(body.spec.tls) if body.spec.tls is not None else None
         if reloading is not None:

@@ -26,7 +26,7 @@ BODIES = st.one_of(
     st.builds(channel.Change, NAMES, st.booleans()),
     st.builds(channel.Open, st.booleans()),
     st.builds(channel.Demand, st.dictionaries(NAMES, WANTS, max_size=3)),
-    st.sampled_from([channel.Status(), channel.Unready(), channel.Drain()]),
+    st.sampled_from([channel.Status(), channel.Ready(ready=True), channel.Drain()]),
 )
 ANSWERS = st.builds(channel.Answer, st.integers(0, 2**40), st.none() | st.integers() | NAMES, NAMES, NAMES, NAMES)
 MESSAGES = st.one_of(st.builds(channel.Question, st.integers(0, 2**40), BODIES), ANSWERS)

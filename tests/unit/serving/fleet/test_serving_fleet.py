@@ -247,6 +247,35 @@ def test_the_status_says_what_another_start_would_plan(run: Callable[..., None])
     run(drill, workers=0)
 
 
+def test_nobody_says_that_it_is_ready_before_all_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd()
+    monkeypatch.setattr(member, "Member", Worker)
+    monkeypatch.setattr(starting, "Starting", lambda: crowd)
+
+    async def inside() -> None:
+        second_loads = asyncio.Event()
+
+        def hold(one: Worker, body: channel.Body) -> Awaitable[None] | None:
+            return second_loads.wait() if one is not crowd.workers[0] and isinstance(body, channel.Apply) else None  # type: ignore[return-value]
+
+        crowd.on = hold
+        found = fleet.Fleet(_spec(1, workers=2), Listening(), cores=2)  # type: ignore[arg-type]
+        loading = asyncio.ensure_future(found.start())
+        await _settle()
+        first, second = crowd.workers
+        found._places._board.beat(first.place, 0)
+        assert first.state == member.SERVING
+        assert not found.ready()
+        assert channel.Ready(ready=True) not in first.heard
+        second_loads.set()
+        await loading
+        assert found.ready()
+        assert first.heard[-1] == second.heard[-1] == channel.Ready(ready=True)
+        await found.close()
+
+    asyncio.run(inside())
+
+
 @pytest.mark.promise("P-46")
 def test_not_ready_when_no_worker_turns(run: Callable[..., None]) -> None:
     async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
