@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -107,3 +108,20 @@ def test_a_log_that_nobody_reads_stops_nothing(packages: Any, tmp_path: Path) ->
         found = httpx.get(f"{server.admin_url}/metrics").text.splitlines()
         lost = [line for line in found if line.startswith(f"{telemetry.LOG_DROPPED.name}{{")]
         assert sum(float(line.rpartition(" ")[2]) for line in lost) > asked / 4
+
+
+def test_a_log_that_nobody_reads_stops_no_supervisor(packages: Any, tmp_path: Path) -> None:
+    with _serving(tmp_path, (packages.echo("m"),)) as (server, there):
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(there, b"." * 4_096)
+        before = httpx.get(f"{server.admin_url}/status").json()["workers"]
+        # It has something to say about that, and goes on although nobody hears it.
+        os.kill(before[0]["pid"], signal.SIGKILL)
+        give_up = time.monotonic() + 20
+        while httpx.get(f"{server.admin_url}/status", timeout=5).json()["restarts"] == 0:
+            assert time.monotonic() < give_up
+        while httpx.get(f"{server.admin_url}/health", timeout=5).status_code != 200:
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        httpx.post(f"{server.url}/v2/models/m/infer", content=ROW).raise_for_status()

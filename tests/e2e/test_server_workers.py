@@ -22,6 +22,8 @@ from windlass.types import spec
 
 ROW = orjson.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0.1] * 4}]})
 WORKERS = 2
+# On a machine that is not busy with other things.
+RESTART_S = 2.0
 
 
 SCOPES = ("model:read", "model:predict", "model:load")
@@ -101,7 +103,8 @@ def test_a_killed_worker_loses_only_what_it_had_in_flight(server: Any) -> None:
         time.sleep(0.3)
         victim = next(iter(_workers(server)))
         os.kill(victim, signal.SIGKILL)
-        assert _until(lambda pid=victim: pid not in _workers(server) and _whole(server), 10) < 3.0  # type: ignore[misc]
+        took = _until(lambda pid=victim: pid not in _workers(server) and _whole(server), 20)  # type: ignore[misc]
+        assert took < RESTART_S * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
     time.sleep(0.2)
     report = asking.stop()
     after = {outcome: count - before[outcome] for outcome, count in server.outcomes().items()}
@@ -115,24 +118,28 @@ def test_a_killed_worker_loses_only_what_it_had_in_flight(server: Any) -> None:
 
 
 @pytest.mark.promise("P-46")
-def test_a_worker_that_makes_no_progress_is_replaced(server: Any) -> None:
-    _until(lambda: _whole(server), 5)
-    victim = next(iter(_workers(server)))
-    os.kill(victim, signal.SIGSTOP)
-    assert _until(lambda: victim not in _workers(server) and _whole(server), 12) < 6.5
-    assert _ended(victim)
+def test_workers_that_make_no_progress_are_replaced_and_meanwhile_nobody_is_ready(server: Any) -> None:
+    _until(lambda: _whole(server), 20)
+    victims = list(_workers(server))
+    assert httpx.get(f"{server.admin_url}/health").status_code == 200
+    for victim in victims:
+        os.kill(victim, signal.SIGSTOP)
+    assert _until(lambda: httpx.get(f"{server.admin_url}/health").status_code == 503, 20) < 5.5
+    _until(lambda: _whole(server) and not set(victims) & _workers(server).keys(), 20)
+    assert all(_ended(victim) for victim in victims)
+    _until(lambda: httpx.get(f"{server.admin_url}/health").status_code == 200, 20)
 
 
 def test_every_worker_is_replaced_and_nothing_lost(server: Any) -> None:
-    _until(lambda: _whole(server), 5)
+    _until(lambda: _whole(server), 20)
     before = _workers(server)
     asking = _asking(server)
-    with httpx.Client(transport=httpx.HTTPTransport(uds=server.control), base_url="http://localhost") as client:
-        assert client.post("/restart", timeout=30).json() == {"restarted": True}
+    os.kill(server.pid, signal.SIGHUP)
+    _until(lambda: _whole(server) and not before.keys() & _workers(server).keys(), 60)
+    _until(lambda: all(map(_ended, before)), 60)
     time.sleep(0.2)
     report = asking.stop()
     assert not before.keys() & _workers(server).keys()
-    assert all(_ended(pid) for pid in before)
     assert report.lost == 0
     assert report.answered > 0
 
@@ -148,7 +155,7 @@ def test_what_a_client_loads_is_loaded_everywhere(server: Any) -> None:
     assert httpx.post(f"{server.url}/v2/repository/models/spare/load", headers=KEY, timeout=20).status_code == 200
     assert asked() == {200}
     os.kill(next(iter(_workers(server))), signal.SIGKILL)
-    _until(lambda: _whole(server), 5)
+    _until(lambda: _whole(server), 20)
     assert asked() == {200}
     assert httpx.post(f"{server.url}/v2/repository/models/spare/unload", headers=KEY, timeout=20).status_code == 200
     assert asked() <= {404, 503}
@@ -162,7 +169,7 @@ def _next(operator: control.Control, *endpoints: spec.Endpoint, **more: Any) -> 
 
 @pytest.mark.promise("P-39")
 def test_a_spec_is_in_force_in_all_workers_or_in_none(server: Any, operator: control.Control, packages: Any) -> None:
-    _until(lambda: _whole(server), 5)
+    _until(lambda: _whole(server), 20)
     asking = _asking(server)
     generation = operator.current().generation
     operator.apply(_next(operator, packages.echo("m", "2", row_ms=0.001)))
@@ -179,7 +186,7 @@ def test_a_spec_is_in_force_in_all_workers_or_in_none(server: Any, operator: con
 
 @pytest.mark.promise("P-17")
 def test_a_revoked_key_opens_no_worker(server: Any, operator: control.Control) -> None:
-    _until(lambda: _whole(server), 5)
+    _until(lambda: _whole(server), 20)
     stopped = next(iter(_workers(server)))
     clients = [httpx.Client(base_url=server.url, headers=OTHER_KEY) for _ in range(8)]
     assert [client.get("/v2/models/m").status_code for client in clients] == [200] * 8
