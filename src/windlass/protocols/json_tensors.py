@@ -278,7 +278,8 @@ def _read_buffer(document: Any, datatype: str, shape: tuple[int, ...], data: byt
     if data.find(b"[", 1) >= 0:
         skeleton = b""
         for size in reversed(shape):
-            skeleton = b"[" + b",".join([skeleton] * size) + b"]"
+            # Not joined: that takes eighty bytes for each part.
+            skeleton = b"[" + ((skeleton + b",") * size)[:-1] + b"]"
         if data.translate(None, _OF_NUMBERS) != skeleton:
             raise ValueError
     kind, dtype = _BUFFERS[datatype]

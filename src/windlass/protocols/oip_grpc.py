@@ -94,6 +94,9 @@ def decode(
         return known
     rest, raw = oip_grpc_tensors.split(message)
     parsed = messages.parse(REQUEST, rest)
+    # The model was found by what stands first; whoever else reads the message, a proxy, takes what stands last.
+    if peek(message) != (parsed.model_name, parsed.model_version):
+        raise errors.InvalidInput("the message's model and version do not stand first in it, or stand there twice")
     document = _document(parsed)
     inputs = oip_grpc_tensors.decode(parsed, raw, view)
     request = oip_messages.request(document, inputs, view)

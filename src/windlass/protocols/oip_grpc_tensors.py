@@ -13,7 +13,12 @@ from windlass.protocols import json_tensors
 from windlass.protocols.pb import wire
 from windlass.types import directory, tensor, tensor_codec
 
-_RAW = 7
+_INPUT, _OUTPUT, _RAW = 5, 6, 7
+_SHAPE = 3
+# An input or output of fewer bytes is parsed as it is: protobuf takes sixteen times as much for it, at most.
+_SHORT = 4_096
+# The longest encoding of a whole number.
+_LONGEST = 10
 # Where the values of a datatype stand, if they are not raw; FP16 has no such place.
 _PLACES = {
     "BOOL": "bool_contents",
@@ -32,16 +37,28 @@ _PLACES = {
 
 
 def split(message: bytes) -> tuple[bytes, list[memoryview]]:
-    """A request without its raw contents, and those as views. `InvalidInput` if it is no message."""
+    """A request without its raw contents, and those as views. `InvalidInput` if it is no message.
+
+    What protobuf would take far more memory and time for than its bytes is refused before it is parsed.
+    """
     rest: list[memoryview] = []
     raw: list[memoryview] = []
     whole = memoryview(message)
     for number, begin, start, end in wire.fields(message):
         if number == _RAW:
             raw.append(whole[start:end])
-        else:
-            rest.append(whole[begin:end])
+            continue
+        if number in (_INPUT, _OUTPUT) and end - start > _SHORT:
+            _check_parts(number, message[start:end])
+        rest.append(whole[begin:end])
     return b"".join(rest), raw
+
+
+def _check_parts(number: int, part: bytes) -> None:
+    """Refuse an input or output of countless parameters or dimensions."""
+    for inner, _, start, end in wire.fields(part):
+        if number == _INPUT and inner == _SHAPE and end - start > _LONGEST * tensor.MAX_RANK:
+            raise errors.InvalidInput(f"a shape has more than {tensor.MAX_RANK} dimensions")
 
 
 def decode(document: Any, raw: list[memoryview], view: directory.ModelView) -> tensor.Tensors:
@@ -53,6 +70,8 @@ def decode(document: Any, raw: list[memoryview], view: directory.ModelView) -> t
     limit = view.limits.max_elements
     inputs: tensor.Tensors = {}
     for index, one in enumerate(document.inputs):
+        if len(one.shape) > tensor.MAX_RANK:
+            raise errors.InvalidInput(f"a shape has {len(one.shape)} dimensions: at most {tensor.MAX_RANK} are allowed")
         shape = tuple(one.shape)
         if not raw:
             inputs[one.name] = _from_contents(one, shape, limit)

@@ -59,11 +59,13 @@ def http(status: int, headers: dict[str, str], body: bytes, path: str, *, head: 
     text = body.decode("utf-8", "replace")
     if status not in REFUSALS:
         return f"status {status}: {text[:200]}"
+    if status == UNAVAILABLE and path.endswith("/ready"):
+        return leaks(text)
     if status in (429, UNAVAILABLE) and not headers.get("retry-after", "").isdigit():
         return f"{status} without retry-after: {text[:200]}"
     if head:
         return None
-    if status == UNAVAILABLE and not path.endswith("/ready") and not NAMED.search(text):
+    if status == UNAVAILABLE and not NAMED.search(text):
         return f"503 without a named reason: {text[:200]}"
     if headers.get("content-encoding"):
         return None

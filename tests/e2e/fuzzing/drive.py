@@ -21,7 +21,7 @@ import calls
 import frames
 
 _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Z][^\r]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
-Report = answers.Account
+Asked = tuple[str, frames.Fields, bytes]
 
 
 class Drive:
@@ -156,7 +156,7 @@ def rest(drive: Drive, count: int) -> None:
     """HTTP requests over HTTP/2."""
     chance = drive.chance
 
-    def one(connection: frames.Connection) -> tuple[int, str, Any]:
+    def one() -> Asked:
         model = bodies.model(chance)
         media, body = bodies.body(chance, model)
         method, path = bodies.target(chance, model)
@@ -166,9 +166,7 @@ def rest(drive: Drive, count: int) -> None:
             fields.append((b"content-encoding", encoding.encode()))
         fields += [(name.encode(), value.encode("latin-1")) for name, value in bodies.lines(chance)]
         fields += drive.key()
-        number = connection.stream()
-        connection.send(frames.request(chance, number, fields, body))
-        return number, path if method != "HEAD" else "HEAD", (fields, body[:300])
+        return path if method != "HEAD" else "HEAD", fields, body
 
     def check(answer: frames.Answer, path: str, asked: Any) -> None:
         if answer.reset is not None and not answer.status:
@@ -185,31 +183,41 @@ def rest(drive: Drive, count: int) -> None:
     _many(drive, count, one, check)
 
 
-def _many(
-    drive: Drive,
-    count: int,
-    one: Callable[[frames.Connection], tuple[int, str, Any]],
-    check: Callable[[frames.Answer, str, Any], None],
-) -> None:
+def _many(drive: Drive, count: int, one: Callable[[], Asked], check: Callable[[frames.Answer, str, Any], None]) -> None:
     """Requests over HTTP/2, fifty at once, ten times on a connection."""
     left = count
     while left > 0:
         connection = frames.Connection(drive.port)
         for _ in range(10):
-            asked = [one(connection) for _ in range(min(50, left))]
+            asked = [(connection.stream(), *one()) for _ in range(min(50, left))]
+            for number, _, fields, body in asked:
+                connection.send(frames.request(drive.chance, number, fields, body))
             connection.wait()
-            for number, path, what in asked:
+            for number, path, fields, body in asked:
                 answer = connection.answers.pop(number)
+                if not answer.ended:
+                    answer = _alone(drive, fields, body)
                 if answer.ended:
-                    check(answer, path, what)
+                    check(answer, path, (fields, body[:400]))
                 else:
-                    # The connection was ended, which must have had a reason.
-                    problem = None if connection.goaway and connection.goaway[0] not in (0, 2) else "lost"
-                    drive.account.note("ended", problem and f"{problem}: {connection.goaway}", what)
+                    drive.account.note("ended", None if answer.refused else "lost", (fields, body[:400]))
             left -= len(asked)
             if connection.closed or connection.goaway or left <= 0:
                 break
         connection.close()
+
+
+def _alone(drive: Drive, fields: frames.Fields, body: bytes) -> frames.Answer:
+    """The answer to one of those behind a request that ended their connection, asked by itself."""
+    connection = frames.Connection(drive.port)
+    number = connection.stream()
+    connection.send(frames.request(random.Random(0), number, fields, body))
+    connection.wait()
+    answer = connection.answers[number]
+    # The server may end a connection for a reason that it says, but not for a fault of its own.
+    answer.refused = connection.goaway is not None and connection.goaway[0] not in (0, 2)
+    connection.close()
+    return answer
 
 
 def grpc_check(drive: Drive, answer: frames.Answer, asked: Any, *, many: bool = False) -> None:
@@ -236,16 +244,14 @@ def grpc(drive: Drive, count: int) -> None:
     """gRPC calls with one message."""
     chance = drive.chance
 
-    def one(connection: frames.Connection) -> tuple[int, str, Any]:
+    def one() -> Asked:
         path, message = calls.unary(chance)
         data, encoding = calls.framed(chance, message)
         fields = [*drive.fields("POST", path), (b"content-type", b"application/grpc"), (b"te", b"trailers")]
         if encoding:
             fields.append((b"grpc-encoding", encoding))
         fields += calls.metadata(chance) + drive.key()
-        number = connection.stream()
-        connection.send(frames.request(chance, number, fields, data))
-        return number, path, (path, data[:400])
+        return path, fields, data
 
     _many(drive, count, one, lambda answer, path, asked: grpc_check(drive, answer, asked))
 
@@ -256,7 +262,7 @@ def stream(drive: Drive, count: int) -> None:
     path = calls.SERVICE + "ModelStreamInfer"
     left = [count]
 
-    def one(connection: frames.Connection) -> tuple[int, str, Any]:
+    def one() -> Asked:
         fields = [*drive.fields("POST", path), (b"content-type", b"application/grpc"), *drive.key()]
         data = b""
         for _ in range(min(chance.randrange(1, 40), left[0])):
@@ -267,9 +273,7 @@ def stream(drive: Drive, count: int) -> None:
                 data += message
             else:
                 data += struct.pack(">BI", 0, len(message)) + message
-        number = connection.stream()
-        connection.send(frames.request(chance, number, fields, data))
-        return number, path, data[:400]
+        return path, fields, data
 
     while left[0] > 0:
         _many(drive, 50, one, lambda answer, path, asked: grpc_check(drive, answer, asked, many=True))

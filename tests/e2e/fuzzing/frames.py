@@ -55,7 +55,7 @@ class Answer:
         self.trailers: dict[str, str] = {}
         self.body = b""
         self.reset: int | None = None
-        self.ended = False
+        self.ended = self.refused = False
 
     @property
     def status(self) -> int:

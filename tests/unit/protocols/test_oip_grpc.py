@@ -185,6 +185,37 @@ def test_a_message_of_countless_fields_is_refused_before_it_is_parsed(make_view:
             oip_grpc.peek(field * 100_000)
 
 
+@pytest.mark.promise("P-36d")
+@pytest.mark.threat("V8")
+def test_what_protobuf_would_blow_up_is_refused_before_it_is_parsed(make_view: Make) -> None:
+    named = wire.field(1, b"mlp")
+    for number, part, sentence in (
+        (5, wire.field(4, b"") * 100_000, f"more than {wire.MOST_FIELDS} fields"),
+        (6, wire.field(2, b"") * 100_000, f"more than {wire.MOST_FIELDS} fields"),
+        (5, b"\x18\x01" * 100_000, f"more than {wire.MOST_FIELDS} fields"),
+        (5, wire.field(3, b"\x01" * 100_000), "more than 32 dimensions"),
+        (5, wire.field(3, b"\x01" * 33), "33 dimensions"),
+    ):
+        with pytest.raises(errors.InvalidInput, match=sentence):
+            decode(named + wire.field(number, part), make_view())
+
+
+@pytest.mark.threat("V4")
+def test_a_message_means_the_same_model_to_whoever_reads_it(make_view: Make) -> None:
+    """protobuf takes the last of a field that comes twice, and the door the first."""
+    view = make_view()
+    usual = request_of(rows()).SerializeToString()
+    version = wire.field(2, b"1")
+    assert decode(usual.replace(b"mlp", b"mlp" + version), view).model == "mlp"
+    for odd in (
+        usual + wire.field(1, b"other"),
+        usual + version,
+        wire.field(1, b"mlp") + wire.field(3, b"i") + version,
+    ):
+        with pytest.raises(errors.InvalidInput, match="do not stand first"):
+            decode(odd, view)
+
+
 def test_the_model_is_found_wherever_its_name_stands(make_view: Make) -> None:
     message = request_of(rows(), model_version="1")
     name = client.ModelInferRequest(model_name="other", model_version="2").SerializeToString()
