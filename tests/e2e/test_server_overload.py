@@ -30,7 +30,7 @@ class Drill:
         for name in "ab":
             identity, texts[name] = keys.generate()
             known.append(spec.Key(identity, keys.hmac_of(texts[name], bytes.fromhex(PEPPER))))
-        slow = msgspec.structs.replace(packages.echo("slow", row_ms=ROW_MS), max_queue_ms=12 * ROW_MS)
+        slow = msgspec.structs.replace(packages.echo("slow", row_ms=ROW_MS), max_queue_ms=16 * ROW_MS)
         self.server = start_server(slow, keys=tuple(known), key_pepper=PEPPER, workers=1)
         self._headers = {name: {"authorization": f"Bearer {text}"} for name, text in texts.items()}
         self._asked = report.Outcomes()
@@ -82,7 +82,7 @@ def test_a_flood_is_refused_and_what_is_let_in_is_answered(drill: Drill) -> None
     after = drill.ask(0.5, 1.0)
     drill.check_settled()
     assert flood.answered > 0.7 * CAPACITY * 1.5
-    # A queue of twelve runs, and what a busy machine adds; without the bound it would be seconds.
+    # A queue of sixteen runs, and what a busy machine adds; without the bound it would be seconds.
     assert flood.latency.quantile(0.95) < 0.3
     assert flood.refusals.quantile(0.5) < 0.01
     assert flood.outcomes.rejected > 0.5 * flood.scheduled
@@ -98,7 +98,7 @@ def test_a_flood_of_one_caller_leaves_another_its_part(drill: Drill) -> None:
     drowned = drill.ended(flood.stop())
     drill.check_settled()
     assert beside.outcomes.ok > 0.95 * beside.scheduled
-    # The run that goes on, its own, and what a busy machine adds; behind the other's queue it would be twelve.
+    # The run that goes on, its own, and what a busy machine adds; behind the other's queue it would be sixteen.
     assert beside.latency.quantile(0.5) < 0.03
     assert drowned.outcomes.rejected > 0.5 * drowned.scheduled
 
