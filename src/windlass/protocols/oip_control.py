@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from windlass import errors
 from windlass.protocols import answers, base, json_documents, oip_documents
 from windlass.protocols import errors as statuses
 from windlass.types import directory
@@ -55,6 +56,8 @@ def routes() -> tuple[base.Route, ...]:
             ("GET", f"{path}/ready", "model:read", _model_ready),
             ("GET", f"{path}/config", "model:read", _config),
             ("GET", f"{path}/stats", "model:read", _statistics),
+            ("POST", f"{path}/generate", "model:predict", _generate),
+            ("POST", f"{path}/generate_stream", "model:predict", _generate),
         ]
     for path in ("/v2/trace/setting", f"{model}/trace/setting"):
         table.append(("GET", path, "model:read", functools.partial(_settings, oip_documents.TRACE)))
@@ -69,6 +72,12 @@ def routes() -> tuple[base.Route, ...]:
             ("POST", f"/v2/{kind}/unregister", "model:read", _nothing_to_do),
         ]
     return tuple(base.Route(method, path, who, base.QueryRoute(answer)) for method, path, who, answer in table)
+
+
+def _generate(_head: base.Head, parameters: base.Parameters, _body: bytes, models: _Directory) -> base.Answer:
+    """The protocol's extension for models that answer in parts."""
+    view = models.find(parameters["model"], parameters.get("version", ""))
+    raise errors.Unsupported(f"model '{view.name}' gives its answer whole: ask it by /v2/models/{view.name}/infer")
 
 
 def _server(_head: base.Head, _parameters: base.Parameters, _body: bytes, _models: _Directory) -> base.Answer:

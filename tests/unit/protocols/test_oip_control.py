@@ -176,3 +176,11 @@ def test_only_health_is_open() -> None:
         assert (route.permission == "health") == route.path.startswith("/v2/health/")
         if route.method == "POST" and "repository/models" in route.path:
             assert route.permission == "model:load"
+
+
+def test_generating_is_not_done_here_and_says_what_is(ask: Ask) -> None:
+    for path in ("generate", "generate_stream", "versions/{version}/generate"):
+        with pytest.raises(errors.Unsupported, match="/v2/models/mlp/infer"):
+            ask("POST", f"/v2/models/{{model}}/{path}", **MODEL)
+        with pytest.raises(errors.NotFound):
+            ask("POST", f"/v2/models/{{model}}/{path}", model="other")

@@ -56,7 +56,9 @@ class Exchange(question.Question):
         except Exception as e:  # noqa: BLE001 - a fault of ours must answer, not close the connection
             self.refuse(self._unexpected(e))
             return
-        self.enter(permit)
+        self.permit = permit
+        if permit.view is not None:
+            permit.view.lease.hold()
         if permit.expects == b"100-continue":
             self._peer.send_continue(self)
         elif permit.expects:
@@ -146,11 +148,7 @@ class Exchange(question.Question):
 
     def _deliver(self, answer: base.Answer, response: inference.InferResponse) -> None:
         permit = self.permit
-        if permit is not None and permit.timed:
-            timing = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
-            self._send(answer, ((b"server-timing", b"queue;dur=%.3f, run;dur=%.3f, batch;desc=%d" % timing),))
-        else:
-            self._send(answer, ())
+        self._send(answer, responses.timing(response) if permit is not None and permit.timed else ())
 
     def _refuse_with(self, error: errors.WindlassError) -> None:
         context = self._listener

@@ -127,7 +127,7 @@ class Connection(asyncio.Protocol):
         if self._phase != phase:
             self._phase = phase
             self._since = now
-        # How much of the read that began it was its own is not known; of what follows all is.
+        # How much of the read that began it was its own is not known.
         self._unseen = 0 if self._unseen < 0 else self._unseen + len(data)
         if self._unseen > self._limits.max_header_bytes:
             self._refuse_rest(errors.HeadersTooLarge("the request line and headers, or the trailers, are too large"))
@@ -196,8 +196,7 @@ class Connection(asyncio.Protocol):
             current.keep_alive = False
             current.refuse(errors.HeadersTooLarge("the request line and headers are too large"))
             return
-        unusual = b"transfer-encoding" in headers or self._parser.should_upgrade() or b"host" not in headers
-        if unusual and not self._framed(current, headers):
+        if not self._framed(current, headers):
             return
         current.admit()
         block, self._block = self._block, None
@@ -208,13 +207,15 @@ class Connection(asyncio.Protocol):
 
     def _framed(self, current: exchange.Exchange, headers: dict[bytes, bytes]) -> bool:
         """Whether every reader of this request sees the same host, and the body's end in one place; else refused."""
-        if b"host" not in headers and self._parser.get_http_version() != "1.0":
-            current.refuse(errors.InvalidInput("the request names no host"))
-            return False
-        coding = headers.get(b"transfer-encoding")
-        if coding is not None and (coding.lower() != b"chunked" or self._parser.get_http_version() == "1.0"):
+        version, coding = self._parser.get_http_version(), headers.get(b"transfer-encoding")
+        fault: errors.WindlassError | None = None
+        if b"host" not in headers and version != "1.0":
+            fault = errors.InvalidInput("the request names no host")
+        elif coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
+            fault = errors.Unsupported("the only transfer encoding here is chunked, in HTTP/1.1")
+        if fault is not None:
             current.keep_alive = False
-            current.refuse(errors.Unsupported("the only transfer encoding here is chunked, in HTTP/1.1"))
+            current.refuse(fault)
             return False
         if self._parser.should_upgrade():
             length = headers.get(b"content-length", b"0")
@@ -338,8 +339,6 @@ class Connection(asyncio.Protocol):
         for one in tuple(self._pipeline):
             one.end(error)
         self._close()
-
-    # our own
 
     def _refuse_rest(self, error: errors.WindlassError) -> None:
         """Answer what is late or not HTTP, behind whatever is still to be answered, and read no more."""

@@ -36,6 +36,8 @@ _OUTCOMES: dict[type[errors.WindlassError], int] = {
 class Question(msgspec.Struct, eq=False):
     """What HTTP and gRPC requests have in common. `_peer` is the connection or stream that is answered.
 
+    Whoever sets a `permit` with a view holds its lease, and once it has `arrived` counts it as in flight; `_count`
+    gives both back.
     A struct, because one is made for every request. Whoever derives from it gives `_deliver` and `_refuse_with`.
     """
 
@@ -62,12 +64,6 @@ class Question(msgspec.Struct, eq=False):
         """Send an error in its protocol's shape."""
         raise NotImplementedError
 
-    def enter(self, permit: heads.Permit) -> None:
-        """Take a place at the model that the permit is for; `_leave` gives it back."""
-        self.permit = permit
-        if permit.view is not None:
-            permit.view.lease.hold()
-
     def hold(self, size: int) -> None:
         """Count bytes of the body as pending; `Overloaded` if the server holds too many."""
         door = self._listener.door
@@ -80,7 +76,8 @@ class Question(msgspec.Struct, eq=False):
         """The body is whole: draw the arm, decode, and ask. May raise as decoding may."""
         if view.route is not None:
             permit, view = self._draw(permit, view)
-        self._admit(permit, view)
+        self._series = series = permit.series or self._series_of(permit, view)
+        series.admitted[0] += 1
         if view.mirror is not None:
             self._kept = body
         decoded = infer.decode(permit.head, permit.match.parameters, body, view)
@@ -89,15 +86,11 @@ class Question(msgspec.Struct, eq=False):
         else:
             self._submit(permit, view, decoded)
 
-    def _admit(self, permit: heads.Permit, view: directory.ModelView) -> counters.Requests:
-        """Count the request as begun, where its one outcome will be counted too."""
-        series = permit.series
-        if series is None:
-            series = permit.series = self._listener.counters.requests_of(
-                view.name, view.version, permit.match.protocol.name, view.arm, view.generation
-            )
-        series.admitted[0] += 1
-        self._series = series
+    def _series_of(self, permit: heads.Permit, view: directory.ModelView) -> counters.Requests:
+        """Where the request is counted as begun, and with its one outcome."""
+        permit.series = series = self._listener.counters.requests_of(
+            view.name, view.version, permit.match.protocol.name, view.arm, view.generation
+        )
         return series
 
     def _draw(self, permit: heads.Permit, view: directory.ModelView) -> tuple[heads.Permit, directory.ModelView]:
@@ -205,7 +198,8 @@ class Question(msgspec.Struct, eq=False):
         context = self._listener
         series = self._series
         if series is None:
-            series = self._admit(permit, permit.view)
+            series = permit.series or self._series_of(permit, permit.view)
+            series.admitted[0] += 1
         series.outcomes[outcome] += 1
         if outcome == counters.OK:
             series.latency.observe(context.clock() - self.arrived)

@@ -13,6 +13,7 @@ import msgspec
 from windlass import errors
 from windlass.protocols import base
 from windlass.protocols import errors as statuses
+from windlass.types import inference
 
 COMPRESS_FROM = 4_096
 INLINE_BYTES = 65_536
@@ -73,6 +74,12 @@ class Writer:
         return start
 
 
+def timing(response: inference.InferResponse) -> base.Fields:
+    """How long a request waited and ran, in milliseconds, and how many rows its run had: the header Server-Timing."""
+    values = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
+    return ((b"server-timing", b"queue;dur=%.3f, run;dur=%.3f, batch;desc=%d" % values),)
+
+
 def decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
     """The body without its content encoding; `Unsupported` names the ones there are, bounded by `limit` bytes."""
     name = encoding.strip().lower()
@@ -99,9 +106,14 @@ def acceptable_encoding(accepted: bytes) -> bytes | None:
     return next((name for name in _WBITS if name in names), None)
 
 
-def compress(answer: base.Answer, encoding: bytes) -> base.Answer:
-    """The answer in a content encoding, at the level where speed matters more than size."""
+def deflate(data: bytes, encoding: bytes) -> bytes:
+    """The bytes in an encoding, at the level where speed matters more than size."""
     machine = zlib.compressobj(1, zlib.DEFLATED, _WBITS[encoding])
-    body = machine.compress(answer.body) + machine.flush()
+    return machine.compress(data) + machine.flush()
+
+
+def compress(answer: base.Answer, encoding: bytes) -> base.Answer:
+    """The answer in a content encoding."""
+    body = deflate(answer.body, encoding)
     headers = (*answer.headers, (b"content-encoding", encoding), (b"vary", b"accept-encoding"))
     return msgspec.structs.replace(answer, body=body, headers=headers)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -17,7 +16,6 @@ from windlass.protocols import errors as statuses
 from windlass.serving.door import heads
 from windlass.serving.transport import http2_hpack as hpack
 from windlass.serving.transport import http2_streams, listener, responses
-from windlass.types import inference
 
 PREFIX = struct.Struct(">BI")
 OK = http2_streams.GRPC_OK
@@ -162,8 +160,7 @@ def framed(message: bytes, encoding: bytes = b"") -> bytes:
     """A message behind its prefix, compressed if an encoding is given."""
     if not encoding:
         return PREFIX.pack(0, len(message)) + message
-    machine = zlib.compressobj(1, zlib.DEFLATED, 31 if encoding == b"gzip" else 15)
-    data = machine.compress(message) + machine.flush()
+    data = responses.deflate(message, encoding)
     return PREFIX.pack(1, len(data)) + data
 
 
@@ -172,12 +169,6 @@ def opening(request_id: str, encoding: bytes = b"") -> bytes:
     name = request_id.encode()[:_LONGEST_ID]
     head = _HEADS[len(name)] + name
     return head + hpack.encode([(b"grpc-encoding", encoding)]) if encoding else head
-
-
-def timing(response: inference.InferResponse) -> base.Fields:
-    """How long a request waited and ran."""
-    timing = (response.queue_s * 1e3, response.run_s * 1e3, response.batch_rows)
-    return ((b"server-timing", b"queue;dur=%.3f, run;dur=%.3f, batch;desc=%d" % timing),)
 
 
 def ending(error: errors.WindlassError) -> base.Fields:

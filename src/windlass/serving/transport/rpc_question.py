@@ -43,7 +43,8 @@ class RpcQuestion(question.Question):
             view = own.view
             if view is None:
                 raise errors.NotFound("the request names no model")
-            self.enter(own)
+            self.permit = own
+            view.lease.hold()
             # Not before the message is there: slow senders take no place from anybody.
             door.in_flight += 1
             if len(message) > view.limits.max_body:
@@ -67,7 +68,4 @@ class RpcQuestion(question.Question):
 
     def _deliver(self, answer: base.Answer, response: inference.InferResponse) -> None:
         permit = self.permit
-        if permit is not None and permit.timed:
-            self._tell(answer.body, rpc_messages.timing(response))
-        else:
-            self._tell(answer.body, ())
+        self._tell(answer.body, responses.timing(response) if permit is not None and permit.timed else ())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass import errors
@@ -83,6 +83,7 @@ class Fleet:
         allowance.release()
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 10_000),
     st.dictionaries(st.integers(0, 9), st.floats(0, 1e5) | st.integers(0, 100).map(float), min_size=1),
@@ -113,6 +114,7 @@ ACTIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(st.floats(0.2, 500), st.integers(0, 40), ACTIONS)
 def test_no_order_of_messages_admits_more_than_the_rate(
     rate: float, burst: int, actions: list[tuple[str, int, int]]
@@ -134,6 +136,7 @@ def test_no_order_of_messages_admits_more_than_the_rate(
         assert admitted <= rate * (fleet.now - start) + leases.units(key, "rate") + 1e-6
 
 
+@settings(deadline=None)
 @given(st.integers(1, 9), ACTIONS)
 def test_no_order_of_messages_lets_more_run_at_once(concurrency: int, actions: list[tuple[str, int, int]]) -> None:
     fleet = Fleet(msgspec.structs.replace(KEY, concurrency=concurrency), 3)
@@ -164,6 +167,7 @@ def test_no_order_of_messages_lets_more_run_at_once(concurrency: int, actions: l
     assert had == concurrency
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), ACTIONS)
 def test_no_order_of_messages_passes_the_days_quota(quota: int, actions: list[tuple[str, int, int]]) -> None:
     fleet = Fleet(msgspec.structs.replace(KEY, quota=quota), 3)

@@ -317,3 +317,25 @@ def test_times_are_told_when_asked_for(make_server: Make, parse_responses: Calla
         data = b"POST %b HTTP/1.1\r\n%b%bContent-Length: 1\r\n\r\nx" % (target, HOST, line)
         (answer,) = parse_responses(make_server().ask(data))
         assert (answer.status, b"server-timing" in answer.headers) == (200, told)
+
+
+@pytest.mark.threat("V8")
+def test_what_is_behind_a_request_without_a_host_is_no_request(
+    make_server: Make, parse_responses: Callable[..., Any]
+) -> None:
+    hidden = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    head = b"POST /echo/m HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: x\r\nContent-Length: %d\r\n\r\n" % len(hidden)
+    assert [a.status for a in parse_responses(make_server().ask(head + hidden))] == [400]
+
+
+def test_a_client_that_says_keep_alive_is_known_again(make_server: Make, parse_responses: Callable[..., Any]) -> None:
+    server = make_server()
+    one = b"POST /echo/m HTTP/1.1\r\n" + HOST + b"Connection: Keep-Alive\r\nContent-Length: 1\r\n\r\n"
+    connection, transport = server.connect()
+    for body in (b"a", b"b"):
+        connection.data_received(one + body)
+        assert server.door.memory.find(one) is not None
+    assert [a.body for a in parse_responses(transport.written)] == [b"a", b"b"]
+    other = one.replace(b"Keep-Alive", b"keep-alive, x-mine")
+    server.ask(other + b"c")
+    assert server.door.memory.find(other) is None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from windlass import errors
@@ -34,6 +34,7 @@ def test_the_first_bytes_decide(make_server: Make, parse_responses: Callable[...
     assert len(server.listener.connections) == 2
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_preface_in_pieces_is_one(make_server: Make, data: st.DataObject) -> None:
     server = make_server()
@@ -51,6 +52,7 @@ def test_a_preface_in_pieces_is_one(make_server: Make, data: st.DataObject) -> N
     assert not transport.closed
 
 
+@settings(deadline=None)
 @given(st.integers(1, len(PREFACE) - 1), st.binary(min_size=1, max_size=40))
 def test_what_only_begins_like_a_preface_is_http1(make_server: Make, size: int, other: bytes) -> None:
     server = make_server()
