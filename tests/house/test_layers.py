@@ -49,7 +49,7 @@ def test_an_upward_import_is_refused(tmp_path: Path, file: str, line: str) -> No
     target = tmp_path / "src" / "windlass" / file
     target.write_text(f"{target.read_text()}\n{line}\n")
     module = line.split()[1].removeprefix("windlass.")
-    missing = tmp_path / "src" / "windlass" / module / f"{line.split()[-1]}.py"
+    missing = tmp_path / "src" / "windlass" / module.replace(".", "/") / f"{line.split()[-1]}.py"
     missing.touch()
     done = lint_imports(tmp_path)
     assert done.returncode != 0
