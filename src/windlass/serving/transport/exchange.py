@@ -106,7 +106,11 @@ class Exchange(question.Question):
         try:
             encoding, limit = permit.encoding, permit.max_body
             if not encoding:
-                self._understand(body)
+                # As `_understand`: the usual request takes the shortest way.
+                if permit.view is not None and permit.infer is not None:
+                    self.ask(permit, permit.view, permit.infer, body)
+                else:
+                    self._understand(body)
             elif len(body) > responses.INFLATE_INLINE_BYTES:
                 self._elsewhere(lambda: responses.decompress(body, encoding, limit), self._understand)
             else:
@@ -148,7 +152,14 @@ class Exchange(question.Question):
 
     def _deliver(self, answer: base.Answer, response: inference.InferResponse) -> None:
         permit = self.permit
-        self._send(answer, responses.timing(response) if permit is not None and permit.timed else ())
+        if permit is not None and permit.timed:
+            self._send(answer, responses.timing(response))
+        elif len(answer.body) < responses.COMPRESS_FROM and self._listener.access_log is None:
+            # As `_send`, where nothing is to be done but to write.
+            self._settle()
+            self._peer.respond(self, answer, ())
+        else:
+            self._send(answer, ())
 
     def _refuse_with(self, error: errors.WindlassError) -> None:
         context = self._listener
