@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from windlass import errors
 from windlass.protocols import json_tensors
 from windlass.protocols.pb import wire
@@ -107,7 +109,13 @@ def _from_contents(one: Any, shape: tuple[int, ...], limit: int) -> tensor.Array
     count = tensor.element_count(shape, limit)
     if len(values) != count:
         raise errors.InvalidInput(f"tensor '{name[:64]}' has {len(values)} values: shape {list(shape)} needs {count}")
-    return json_tensors.pack(list(values), datatype, shape, name, limit)
+    if count < json_tensors.HUGE or datatype == "BYTES":
+        return json_tensors.pack(list(values), datatype, shape, name, limit)
+    try:
+        # Without a list of them all, which would take many times the memory.
+        return np.fromiter(values, tensor.dtype(datatype), count).reshape(shape)
+    except OverflowError:
+        raise errors.InvalidInput(f"tensor '{name[:64]}' has a value that {datatype} cannot hold") from None
 
 
 def to_raw(array: tensor.Array) -> bytes:

@@ -287,6 +287,16 @@ def test_values_that_a_datatype_cannot_hold_are_refused(make_view: Make) -> None
         decode(message.SerializeToString(), make_view((("x", "INT8", ("batch", 2)),)))
 
 
+def test_many_values_are_read_as_few_are(make_view: Make) -> None:
+    view = make_view((("x", "INT8", ("batch", "n")),), (("y", "INT8", ("batch", "n")),))
+    values = np.arange(70_000).astype(np.int8).reshape(1, -1)
+    message = request_of({"x": values}, typed=True)
+    assert same(decode(message.SerializeToString(), view).inputs["x"], values)
+    message.inputs[0].contents.int_contents[69_999] = 128
+    with pytest.raises(errors.InvalidInput, match="has a value that INT8 cannot hold"):
+        decode(message.SerializeToString(), view)
+
+
 def test_parameters_mean_what_they_mean_over_http(make_view: Make) -> None:
     message = request_of(rows(), id="7")
     message.parameters["timeout"].int64_param = 5_000
