@@ -25,20 +25,43 @@ ADDRESSES = 4
 AT_ONCE = 256
 
 
+class _Sender(asyncio.Protocol):
+    """One connection: sends its beginning, then a byte now and then where there is more to come."""
+
+    def __init__(self, owner: SlowSenders, number: int, start: bytes, more: bool) -> None:
+        self.number = number
+        self._owner, self._start, self._more = owner, start, more
+        self.transport: Any = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.transport.write(self._start)
+        self._owner.senders.add(self)
+        if self._more:
+            self._trickle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._owner.lost(self)
+
+    def _trickle(self) -> None:
+        if self.transport is not None:
+            self.transport.write(b" ")
+            asyncio.get_running_loop().call_later(0.5 + random.random(), self._trickle)
+
+
 class SlowSenders:
     """Half heads, heads and bodies that trickle, idle connections: each is opened again when the server closes it."""
 
     def __init__(self, port: int, count: int) -> None:
         self._port, self._count = port, count
         self._over = threading.Event()
-        self._all_open = threading.Event()
+        self.all_open = threading.Event()
+        self.senders: set[_Sender] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.closed = 0
-        self.open = 0
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()), name="slow", daemon=True)
         self._thread.start()
-
-    def wait_open(self, seconds: float) -> None:
-        assert self._all_open.wait(seconds), f"{self.open} of {self._count} are open"
 
     def stop(self) -> int:
         """How many were closed by the server."""
@@ -46,47 +69,48 @@ class SlowSenders:
         self._thread.join()
         return self.closed
 
-    async def _run(self) -> None:
-        opening = asyncio.Semaphore(AT_ONCE)
-        tasks = [asyncio.create_task(self._one(number, opening)) for number in range(self._count)]
-        while not self._over.is_set():
-            if self.open >= 0.98 * self._count:
-                self._all_open.set()
-            await asyncio.sleep(0.05)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def lost(self, one: _Sender) -> None:
+        """The server has closed it."""
+        self.senders.discard(one)
+        if not self._over.is_set():
+            self.closed += 1
+            self._begin(one.number)
 
-    async def _one(self, number: int, opening: asyncio.Semaphore) -> None:
+    async def _run(self) -> None:
+        self._opening = asyncio.Semaphore(AT_ONCE)
+        for number in range(self._count):
+            self._begin(number)
+        while not self._over.is_set():
+            if len(self.senders) >= 0.98 * self._count:
+                self.all_open.set()
+            await asyncio.sleep(0.05)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for one in list(self.senders):
+            one.transport.abort()
+
+    def _begin(self, number: int) -> None:
+        task = asyncio.get_running_loop().create_task(self._open(number))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _open(self, number: int) -> None:
         whole = HEAD % (b"fast", len(BODY)) + BODY
         starts = (whole[:20], whole[: whole.index(b"\r\n\r\n") + 4], whole[: len(whole) // 2], whole)
-        address = f"127.0.0.{2 + number % ADDRESSES}"
-        while True:
-            try:
-                async with opening:
-                    reader, writer = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(address, 0))
-                    writer.write(starts[number % len(starts)])
-            except OSError:
-                await asyncio.sleep(0.5)
-                continue
-            self.open += 1
-            try:
-                await self._trickle(reader, writer, number % len(starts) != len(starts) - 1)
-                self.closed += 1
-            finally:
-                self.open -= 1
-                writer.transport.abort()
-
-    async def _trickle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, more: bool) -> None:
-        """A byte now and then, until the server has had enough."""
-        pause_s = 0.5 + random.random()
-        with contextlib.suppress(OSError):
-            while not reader.at_eof():
-                try:
-                    await asyncio.wait_for(reader.read(4_096), pause_s)
-                except TimeoutError:
-                    if more:
-                        writer.write(b" ")
+        start = starts[number % len(starts)]
+        address = (f"127.0.0.{2 + number % ADDRESSES}", 0)
+        while not self._over.is_set():
+            with contextlib.suppress(OSError):
+                async with self._opening:
+                    await asyncio.get_running_loop().create_connection(
+                        lambda: _Sender(self, number, start, start != whole),
+                        "127.0.0.1",
+                        self._port,
+                        local_addr=address,
+                    )
+                return
+            await asyncio.sleep(0.5)
 
 
 def _besieged(server: Any, senders: int, rate: float, alone_s: float, seconds: float) -> dict[str, float]:
@@ -95,9 +119,9 @@ def _besieged(server: Any, senders: int, rate: float, alone_s: float, seconds: f
     alone = load.open_loop(target, rate=rate, seconds=alone_s, warm_s=0.3)
     slow = SlowSenders(server.port, senders)
     try:
-        slow.wait_open(60)
+        assert slow.all_open.wait(60), f"{len(slow.senders)} of {senders} are open"
         beside = load.open_loop(target, rate=rate, seconds=seconds, warm_s=0.3)
-        held = slow.open
+        held = len(slow.senders)
     finally:
         closed = slow.stop()
     after = load.open_loop(target, rate=rate, seconds=alone_s, warm_s=0.3)
