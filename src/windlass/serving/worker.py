@@ -160,12 +160,13 @@ class Worker:
         """Show what is open and waiting now."""
         self._series.gauge(telemetry.CONNECTIONS)[0] = len(self._listener.connections)
         self._series.gauge(telemetry.PENDING)[0] = self._door.pending_bytes
-        waiting: collections.Counter[tuple[str, str]] = collections.Counter()
+        waiting: collections.Counter[tuple[str, ...]] = collections.Counter()
         for routing in self.pool.served.values():
-            for arm in routing.arms:
-                waiting[arm.view.name, arm.view.version] += arm.batch.queued_rows
-        for (name, version, _), runs in self._series.runs.items():
-            runs.queued[0] = waiting[name, version]
+            # Two arms may be one in memory.
+            for arm in set(routing.arms):
+                waiting[arm.view.name, arm.view.version, arm.variant] += arm.batch.queued_rows
+        for key, runs in self._series.runs.items():
+            runs.queued[0] = waiting[key]
 
 
 def _bytes(package: archive.Package) -> int:

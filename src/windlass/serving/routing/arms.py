@@ -27,7 +27,11 @@ def parts(endpoint: spec.Endpoint) -> list[spec.Endpoint]:
 
     The arms in order, then the shadow; only the last has a `shadow`, itself. It runs on one thread, never on the loop.
     """
-    found = [msgspec.structs.replace(endpoint, arms=(arm,), **_UNROUTED) for arm in endpoint.arms]
+    every = endpoint.arms
+    if len(every) == 1 and endpoint.shadow is None:
+        # Nobody has to tell it from another.
+        every = (msgspec.structs.replace(every[0], id=""),)
+    found = [msgspec.structs.replace(endpoint, arms=(arm,), **_UNROUTED) for arm in every]
     if endpoint.shadow is not None:
         mirrored = msgspec.structs.replace(found[0], arms=(endpoint.shadow.arm,), shadow=endpoint.shadow)
         found.append(msgspec.structs.replace(mirrored, placement="thread", threads=1))
@@ -63,6 +67,11 @@ class Arm:
         self.batch = batch
         self.instance = place
         self.uses = directory.Lease()
+
+    @property
+    def variant(self) -> str:
+        """What its runs are counted under: its id, if it was given one."""
+        return self.endpoint.arms[0].id
 
     def describe(self) -> dict[str, Any]:
         """What is in force: batching, placement, measurements, limits; the wait now, and refusals of this process."""

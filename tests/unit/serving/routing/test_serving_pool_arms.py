@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from windlass import errors
@@ -129,6 +130,18 @@ def test_what_is_told_of_several_arms(packages: Any, drive: Callable[..., None])
         assert (view.route({}, "local", "r").arm, view.generation) == ("new", 0)
         with pytest.raises(errors.NotFound, match="version 1 and 2 is served"):
             models.find("m", "3")
+
+    drive(drill)
+
+
+def test_runs_are_counted_by_arms_that_have_ids(packages: Any, drive: Callable[..., None]) -> None:
+    async def drill(models: pool.Pool) -> None:
+        named = msgspec.structs.replace(packages.arm("2", 50), id="new")
+        await models.apply(_spec(1, packages.arm("1", 50), named))
+        assert [arm.variant for arm in models.served["m"].arms] == ["", "new"]
+        # One that is alone need not be told from another.
+        await models.apply(_spec(2, msgspec.structs.replace(packages.arm("3"), id="only")))
+        assert [arm.variant for arm in models.served["m"].arms] == [""]
 
     drive(drill)
 
