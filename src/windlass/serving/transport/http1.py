@@ -209,8 +209,8 @@ class Connection(asyncio.Protocol):
         """Whether every reader of this request sees the same host, and the body's end in one place; else refused."""
         version, coding = self._parser.get_http_version(), headers.get(b"transfer-encoding")
         fault: errors.WindlassError | None = None
-        if b"host" not in headers and version != "1.0":
-            fault = errors.InvalidInput("the request names no host")
+        if version != "1.0" and (version != "1.1" or b"host" not in headers):
+            fault = errors.InvalidInput("the request is none of HTTP/1.1, or names no host")
         elif coding is not None and (coding.lower() != b"chunked" or version == "1.0"):
             fault = errors.Unsupported("the only transfer encoding here is chunked, in HTTP/1.1")
         if fault is not None:
