@@ -101,9 +101,11 @@ class Exchange(question.Question):
         if permit.view is not None:
             # Not before the body is there: slow senders take no place from anybody.
             self._listener.door.in_flight += 1
-        if body is None:
-            body, self._body = bytes(self._body), b""
         try:
+            if body is None:
+                body, self._body = bytes(self._body), b""
+                # Its key may have been revoked since its head came.
+                self._listener.door.confirm(permit)
             encoding, limit = permit.encoding, permit.max_body
             if not encoding:
                 # As `_understand`: the usual request takes the shortest way.

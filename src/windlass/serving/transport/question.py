@@ -155,7 +155,11 @@ class Question(msgspec.Struct, eq=False):
         self._count(counters.OK)
         self._deliver(answer, response)
         if view.mirror is not None:
-            view.mirror(request, response, self._again(permit, permit.infer))
+            try:
+                view.mirror(request, response, self._again(permit, permit.infer))
+            except Exception as e:
+                # Who shared its run is still to be answered.
+                log.exception("the request %s could not be mirrored", self.request_id, exc_info=e)
 
     def _again(self, permit: heads.Permit, infer: base.InferRoute) -> directory.Again:
         body = self._kept

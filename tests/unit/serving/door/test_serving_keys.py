@@ -205,3 +205,31 @@ def test_limits_that_were_taken_away_first_refuse(make_server: Make, parse_respo
     server.allowances.grant({leases.name_of(key.id, kind): forget for kind in leases.KINDS})
     assert [a.status for a in parse_responses(server.ask(ECHO.format(text).encode()))] == [429]
     server.check_settled()
+
+
+@pytest.mark.promise("P-17")
+def test_a_key_revoked_before_the_body_is_there_asks_nothing(make_server: Make, parse_responses: Parse) -> None:
+    server = make_server(trusted=None)
+    key, text = _key()
+    server.door.use_keys((key,), PEPPER)
+    server.models.at_once = False
+    connection, transport = server.connect()
+    whole = ECHO.format(text).encode()
+    connection.data_received(whole[:-1])
+    server.door.use_keys((), PEPPER)
+    connection.data_received(whole[-1:])
+    assert [a.status for a in parse_responses(transport.written)] == [401]
+    assert not server.models.calls
+    server.check_settled()
+
+
+def test_a_shadow_that_fails_disturbs_nobody(make_server: Make, parse_responses: Parse) -> None:
+    server = make_server()
+
+    def fails(*_: Any) -> None:
+        raise ValueError("inside /srv/secret.py")
+
+    server.models.views["m"] = msgspec.structs.replace(server.models.views["m"], mirror=fails)
+    (answer,) = parse_responses(server.ask(ECHO.format("x").encode()))
+    assert answer.status == 200
+    server.check_settled()
