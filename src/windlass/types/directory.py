@@ -46,15 +46,12 @@ class Lease:
             self._on_free = on_free
 
 
-def _room_for_all(_caller: str) -> None:
-    """A view that bounds no queue."""
-
-
 class ModelView(msgspec.Struct, frozen=True):
     """One endpoint as its callers see it; an immutable snapshot, replaced at each swap.
 
     `name` is the endpoint, `version` the one that answers unless another is asked for. Whoever keeps a view while a
-    request is under way holds its lease. `refuses(caller)` is the error for a request that would find no room now.
+    request is under way holds its lease. `refuses(caller)` is the error for a request that would find no room now; None
+    where that cannot be.
     `arm` and `generation` (of the weights) are counted with the outcomes of an endpoint that has several arms; its
     view has `route(headers, caller, request_id)`, which draws the view of the arm that answers and notes the draw.
     `mirror(request, response, again)` hands an answered request to a shadow.
@@ -71,7 +68,7 @@ class ModelView(msgspec.Struct, frozen=True):
     labels: tuple[str, ...]
     infer: inference.Infer
     lease: Lease
-    refuses: Callable[[str], errors.WindlassError | None] = _room_for_all
+    refuses: Callable[[str], errors.WindlassError | None] | None = None
     arm: str = ""
     generation: int = 0
     route: Callable[[Mapping[bytes, bytes], str, str], ModelView] | None = None

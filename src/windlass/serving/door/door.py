@@ -157,9 +157,10 @@ class Door:
             raise errors.NotFound(e.message, hint=refs.nearest(model, seen)) from None
         if self.in_flight >= self.limits.max_in_flight:
             raise errors.Overloaded("the server has as many requests in flight as it may")
-        refusal = view.refuses(caller.id)
-        if refusal is not None:
-            raise refusal
+        if view.refuses is not None:
+            refusal = view.refuses(caller.id)
+            if refusal is not None:
+                raise refusal
         return view
 
     def _judge(self, head: heads.RequestHead) -> heads.Permit:

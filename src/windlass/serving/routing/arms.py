@@ -133,7 +133,7 @@ def prepare(
         answered_one=poller.answered if loaded.inline else None,
     )
     infer = stack.compose(loop, batch.submit, timeout_s=endpoint.timeout_ms / 1000, timed=not loaded.inline)
-    view = msgspec.structs.replace(view_of(endpoint, loaded, infer), refuses=batch.refuses)
+    view = msgspec.structs.replace(view_of(endpoint, loaded, infer), refuses=None if loaded.inline else batch.refuses)
     return Arm(endpoint, loaded, view, batch, where)
 
 

@@ -246,7 +246,7 @@ def routing(
         """Only when no arm has room: one that is full answers for itself, once it is drawn."""
         refusal = None
         for full in refusals:
-            refusal = full(caller)
+            refusal = None if full is None else full(caller)
             if refusal is None:
                 return None
         return refusal
