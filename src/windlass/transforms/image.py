@@ -22,6 +22,9 @@ from windlass import errors
 from windlass.transforms import parameters as params
 from windlass.types import fields, tensor
 
+# Our own bound is asked as soon as the header is read; Pillow's would only warn, into a server's log.
+pillow.MAX_IMAGE_PIXELS = None
+
 # The decoders' modules are imported above, so that Pillow never looks for others.
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _RESAMPLE = {
