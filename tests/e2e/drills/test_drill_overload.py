@@ -71,8 +71,10 @@ def _busy() -> draft.Draft:
 @pytest.fixture(scope="module")
 def server(start_server: Callable[..., Any], packages: Any) -> Any:
     """A model that waits for so long a row, one that computes, and one that does nothing."""
-    busy = msgspec.structs.replace(packages._endpoint("busy", "1", _busy(), 0), max_batch=1)
-    return start_server(packages.echo("slow", row_ms=ROW_MS), busy, packages.echo("fast"), workers=1)
+    longest_ms = 16 * ROW_MS
+    slow = msgspec.structs.replace(packages.echo("slow", row_ms=ROW_MS), max_queue_ms=longest_ms)
+    busy = msgspec.structs.replace(packages._endpoint("busy", "1", _busy(), 0), max_batch=1, max_queue_ms=longest_ms)
+    return start_server(slow, busy, packages.echo("fast"), workers=1)
 
 
 def _target(server: Any, model: str) -> plan.Target:
