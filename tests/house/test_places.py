@@ -35,7 +35,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "uvloop": ("serving/*", "client/load.py", "client/processes.py"),
     "httptools": ("serving/*", "client/http_connection.py"),
     "hpack": ("serving/*", "client/grpc_connection.py"),
-    "prometheus_client": ("telemetry.py", "serving/*"),
     "sqlalchemy": ("storage/*", "registry/*"),
     "alembic": ("storage/*", "registry/*"),
     "psycopg": ("storage/*",),

@@ -109,7 +109,9 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
 
 
-@pytest.mark.parametrize("size", [(5000, 5000), (11_810, 11_810), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (1, 20_000_000)])
+@pytest.mark.parametrize(
+    "size", [(5000, 5000), (11_810, 11_810), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (1, 20_000_000)]
+)
 def test_a_bomb_is_refused_by_its_header(size: tuple[int, int]) -> None:
     data = png_header(*size) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     with pytest.raises(errors.InvalidInput, match=r"pixels|decoded"):
