@@ -11,11 +11,12 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "build" / "test-results.xml"
+# One file for each of the two runs of `make test`.
+RESULTS = "test-results*.xml"
 TABLES = {"promise": ROOT / "docs" / "promises.md", "threat": ROOT / "docs" / "threats.md"}
 ROW = re.compile(r"^\| *([A-Z]+-?\d+[a-z]?) *\| *([^|]+?) *\|")
 
@@ -42,13 +43,13 @@ def marked(kind: str) -> dict[str, list[str]]:
     return found
 
 
-def last_results(text: str) -> dict[tuple[str, str], list[tuple[str, str]]]:
-    """From pytest's JUnit file: (kind, id) -> the tests and their outcomes."""
+def last_results(texts: Iterable[str]) -> dict[tuple[str, str], list[tuple[str, str]]]:
+    """From pytest's JUnit files: (kind, id) -> the tests and their outcomes."""
     found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for case in ET.fromstring(text).iter("testcase"):
+    for case in (case for text in texts for case in ET.fromstring(text).iter("testcase")):
         kinds = {child.tag for child in case}
         outcome = "failed" if kinds & {"failure", "error"} else "skipped" if "skipped" in kinds else "passed"
-        test = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').removesuffix('@alone')}"
+        test = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '')}"
         for prop in case.iter("property"):
             found.setdefault((prop.get("name", ""), prop.get("value", "")), []).append((test, outcome))
     return found
@@ -69,7 +70,7 @@ def summary(tests: list[tuple[str, str]]) -> list[str]:
 
 
 def main() -> int:
-    results = last_results(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = last_results(path.read_text() for path in sorted((ROOT / "build").glob(RESULTS)))
     if not results:
         print("There are no results yet: run `make test`.", file=sys.stderr)
     worst = 0

@@ -15,8 +15,18 @@ import pytest
 
 TESTS = Path(__file__).parent
 TIERS = ("unit", "conformance", "house", "integration", "e2e")
-# Tests that start servers or measure time have the machine to themselves; the others share it in two processes.
-ALONE = ("integration", "e2e", "house/test_budgets.py", "house/test_docs.py")
+# Tests that measure time, or load a server to its limits, have the machine to themselves (`-m alone`); the others share
+# it in two processes.
+ALONE = (
+    "house/test_budgets.py",
+    "integration/test_counters_killed.py",
+    "integration/test_load_generator.py",
+    "integration/test_worst_request.py",
+    *(
+        f"e2e/{name}"
+        for name in ("drills/", "test_arms", "test_bench", "test_reload_memory", "test_server_", "test_shadow")
+    ),
+)
 # Audit events that a unit test must not raise: it neither waits, nor talks, nor starts a process.
 FORBIDDEN_IN_UNIT = frozenset(
     {"time.sleep", "socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}
@@ -43,6 +53,7 @@ def _tier(item: pytest.Item) -> int:
     return TIERS.index(folder) if folder in TIERS else len(TIERS)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Fast tiers first; no soak unless it is asked for; promises and threats go into the results file."""
     if "soak" not in config.option.markexpr:
@@ -51,10 +62,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
     for item in items:
         if _place(item).startswith(ALONE):
-            item.add_marker(pytest.mark.xdist_group("alone"))
+            item.add_marker(pytest.mark.alone)
         for kind in ("promise", "threat"):
             item.user_properties += [(kind, name) for marker in item.iter_markers(kind) for name in marker.args]
-    items.sort(key=lambda item: (item.get_closest_marker("xdist_group") is not None, _tier(item)))
+    items.sort(key=_tier)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightgbm
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -124,6 +125,16 @@ def lightgbm_model(folder: Path) -> Sample:
     return Sample(made, arrays(X), WRONG)
 
 
+def python_class(folder: Path) -> Sample:
+    code = "class Model:\n    def predict(self, inputs):\n        return {'y': inputs['x'] * 2 + 1}\n"
+    (folder / "model.py").write_text(code)
+    tensors = [{"name": name, "datatype": "FP32", "shape": ["batch", 4]} for name in "xy"]
+    declares = {"entry": "model:Model", "inputs": tensors[:1], "outputs": tensors[1:]}
+    (folder / "tensors.json").write_text(json.dumps(declares))
+    asked = [msgspec.structs.replace(options, runtime="python") for options in (arrays(X), WRONG)]
+    return Sample(folder, *asked)
+
+
 SOURCES: dict[str, Callable[[Path], Sample]] = {
     "torch_module": torch_module,
     "torch_export": torch_export,
@@ -133,6 +144,7 @@ SOURCES: dict[str, Callable[[Path], Sample]] = {
     "sklearn": sklearn,
     "xgboost": xgboost_model,
     "lightgbm": lightgbm_model,
+    "python_class": python_class,
 }
 
 
@@ -178,22 +190,24 @@ def test_it_says_no_to_what_is_not_its_own(plugin: type[base.CaptureSource], sou
 def test_it_agrees_with_the_framework_at_every_batch(drafted: draft.Draft) -> None:
     package.check_structure(drafted)
     assert drafted.signature.batched
-    model = plugins.load("runtimes", drafted.runtime).load(drafted.files, runtimes.Options())
+    model = session.load_model(drafted.runtime, drafted.files, runtimes.Options())
     found = parity.check(model, drafted)
+    model.unload()
     assert set(found["batch_sizes"]) >= BATCHES
     assert found["rows"] >= 32
     assert max(found["batch_sizes"]) == drafted.max_batch == MAX_BATCH
     assert not drafted.synthetic
-    assert drafted.framework.split()[0] in ("torch", "onnx", "scikit-learn", "sklearn", "xgboost", "lightgbm")
+    assert drafted.framework.split()[0] in ("torch", "onnx", "scikit-learn", "sklearn", "xgboost", "lightgbm", "python")
 
 
 def test_it_makes_a_package_that_opens(drafted: draft.Draft) -> None:
     made = build.build(drafted, name="m")
-    ready = session.open(made)
+    ready = session.open(made, where="apart" if session.carries_code(drafted.runtime) else "here")
     trial = drafted.trials[0]
     answer = ready.run(trial.inputs)
     assert set(answer) == set(trial.outputs)
     assert {array.shape[0] for array in answer.values()} == {len(next(iter(trial.inputs.values())))}
+    ready.close()
 
 
 def test_its_draft_is_data_that_passes_the_wall_of_the_sandbox(drafted: draft.Draft, tmp_path: Path) -> None:

@@ -367,7 +367,7 @@ def test_help_is_there_for_every_command(shell: Shell) -> None:
     for line in [*([verb] for verb in verbs), *(["models", verb] for verb in inner)]:
         told = shell.run(*line, "--help").stdout
         assert told.startswith(f"Usage: windlass {' '.join(line)}")
-        assert line[-1] == "models" or {"--json", "--quiet"} <= set(told.split())
+        assert "Commands:" in told or {"--json", "--quiet"} <= set(told.split())
 
 
 def test_no_colour_reaches_a_terminal_that_asked_for_none(shell: Shell) -> None:

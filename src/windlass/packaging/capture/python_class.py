@@ -15,8 +15,10 @@ from windlass.packaging import draft
 from windlass.packaging.capture import base, kept
 from windlass.runtimes import base as runtimes
 from windlass.runtimes import declared, python
+from windlass.types import contract, signature
 
 _MOST_BYTES = 1 << 30
+_MOST_ROWS = 1 << 20
 
 
 class PythonClass:
@@ -50,11 +52,14 @@ class PythonClass:
                 f"the example has {', '.join(given) or 'nothing'}: the class takes {', '.join(names)}.",
                 hint="Give example inputs with --example.",
             )
+        example = {name: given[name] for name in names}
+        declares = signature.Signature(tensors.inputs, tensors.outputs)
+        contract.Contract(declares, max_rows=_MOST_ROWS, max_elements=_MOST_BYTES).check(example)
         model = python.PythonRuntime.load(files, runtimes.Options())
         program = kept.Program(
             files={name: data for name, data in files.items() if name != declared.FILE},
             run=model.run,
-            example={name: given[name] for name in names},
+            example=example,
             framework=f"python {sys.version_info.major}.{sys.version_info.minor}",
             source=source.name,
             dynamic={
