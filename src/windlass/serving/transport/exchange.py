@@ -15,9 +15,6 @@ from windlass.serving.transport import question, responses
 from windlass.types import inference
 
 DISCARD_BYTES = 1_048_576
-# More parts than these, of fewer bytes on average, cost more than their bytes are worth.
-_MANY_PARTS = 16_384
-_SMALL_PART = 64
 
 
 class Peer(Protocol):
@@ -43,8 +40,6 @@ class Exchange(question.Question):
 
     keep_alive: bool = True
     response: bytes | None = None
-    _body: bytes | bytearray = b""
-    _parts: int = 1
 
     def admit(self) -> None:
         """Ask the door; a refusal is answered at once and the body is thrown away."""
@@ -79,15 +74,7 @@ class Exchange(question.Question):
             self.hold(len(data))
             if self._size > permit.max_body:
                 raise errors.PayloadTooLarge(f"the body has more than the {permit.max_body} bytes accepted")
-            if not self._body:
-                self._body = data
-                return
-            self._parts += 1
-            if self._parts > _MANY_PARTS and self._size < _SMALL_PART * self._parts:
-                raise errors.InvalidInput("the body comes in too many small parts")
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += data
+            self.keep(data)
         except errors.WindlassError as e:
             self.keep_alive = False
             self.refuse(e)

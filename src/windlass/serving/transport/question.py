@@ -21,6 +21,9 @@ from windlass.serving.transport import listener
 from windlass.types import directory, inference
 
 log = logging.getLogger(__name__)
+# More parts than these, of fewer bytes on average, cost more than their bytes are worth.
+_MANY_PARTS = 16_384
+_SMALL_PART = 64
 _OUTCOMES: dict[type[errors.WindlassError], int] = {
     errors.Cancelled: counters.CANCELLED,
     errors.DeadlineExceeded: counters.EXPIRED,
@@ -51,6 +54,8 @@ class Question(msgspec.Struct, eq=False):
     # Bytes of the body that count as pending, or did; and the body itself where a shadow may want to decode it again.
     _size: int = 0
     _received: int = 0
+    _body: bytes | bytearray = b""
+    _parts: int = 1
     _kept: bytes = b""
     _call: inference.Call | None = None
     # Where it is counted, from when it is admitted to its arm.
@@ -71,6 +76,18 @@ class Question(msgspec.Struct, eq=False):
         door.pending_bytes += size
         if door.pending_bytes > door.limits.max_pending_bytes:
             raise errors.Overloaded("the server holds as many bytes of unanswered requests as it may")
+
+    def keep(self, data: bytes) -> None:
+        """Keep a part of the body, without quadratic copies; `InvalidInput` where it comes in too many small parts."""
+        if not self._body:
+            self._body = data
+            return
+        self._parts += 1
+        if self._parts > _MANY_PARTS and self._size < _SMALL_PART * self._parts:
+            raise errors.InvalidInput("the body comes in too many small parts")
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
+        self._body += data
 
     def ask(self, permit: heads.Permit, view: directory.ModelView, infer: base.InferRoute, body: bytes) -> None:
         """The body is whole: draw the arm, decode, and ask. May raise as decoding may."""

@@ -17,16 +17,11 @@ from windlass.types import directory, inference
 
 _PREFIX = rpc_messages.PREFIX.size
 _pack = rpc_messages.PREFIX.pack
-# More parts than these, of fewer bytes on average, cost more than their bytes are worth.
-_MANY_PARTS = 16_384
-_SMALL_PART = 64
 
 
 class Rpc(rpc_question.RpcQuestion):
     """A call under way. `_encoding` is what its message may be compressed in, and its answer then is too."""
 
-    _body: bytes | bytearray = b""
-    _parts: int = 0
     _encoding: bytes = b""
 
     def admit(self) -> None:
@@ -48,12 +43,7 @@ class Rpc(rpc_question.RpcQuestion):
             return
         try:
             self.hold(len(data))
-            self._parts += 1
-            if self._parts > _MANY_PARTS and self._size < _SMALL_PART * self._parts:
-                raise errors.InvalidInput("the message comes in too many small parts")
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += data
+            self.keep(data)
             if len(self._body) >= _PREFIX:
                 _, length = rpc_messages.length_of(self._body, permit.max_body)
                 if len(self._body) > _PREFIX + length:
