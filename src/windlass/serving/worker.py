@@ -43,7 +43,7 @@ BEAT_S = 0.1
 _THREADS = 2
 _STDERR = 2
 # For what is written last to leave the process.
-_LAST_WORDS_S = 0.1
+_LAST_WORDS_S = 0.5
 # For models to give back what is more than memory: processes, folders.
 _UNLOAD_S = 0.5
 _COLLECT_EVERY = 20_000
@@ -128,7 +128,10 @@ class Worker:
                 self._wanted.grace_s,
             )
             one.end(errors.Unavailable("the server is stopping and could not wait for this answer"))
-            await asyncio.sleep(_LAST_WORDS_S)
+            # Who still sends reads its answer first: what is closed over unread data loses what was written.
+            give_up = self._loop.time() + _LAST_WORDS_S
+            while one.connections and self._loop.time() < give_up:
+                await asyncio.sleep(0.01)
         self.pool.close()
         await self.pool.freed(_UNLOAD_S)
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -338,7 +338,7 @@ class Connection(asyncio.Protocol):
         """Answer all that is under way with an error, and close."""
         for one in tuple(self._pipeline):
             one.end(error)
-        self._close()
+        self._linger()
 
     def _refuse_rest(self, error: errors.WindlassError) -> None:
         """Answer what is late or not HTTP, behind whatever is still to be answered, and read no more."""

@@ -17,6 +17,8 @@ from windlass.types import spec
 
 log = logging.getLogger(__name__)
 _LINGER_S = 2.0
+# For a peer to close itself, once it was told to: grpc's C core gives up answers that it has not read when we do.
+_PATIENCE_S = 0.2
 # How long a peer that drains may take to answer the last PING; and how long an idle one may stay meanwhile.
 _DRAIN_S = 1.0
 
@@ -60,7 +62,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read all whole frames; what they ask for and is answered at once is written in one piece."""
         session, output = self._session, self._output
-        if session.ended:
+        if session.ended or output.left_at is not None:
             return
         now = output.now = self._listener.clock()
         output.scheduled = True
@@ -103,11 +105,13 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         output.now = now
-        if session.ended:
-            if now - self._since > _LINGER_S:
-                transport.abort()
-        elif output.full or transport.is_closing():
+        if output.full or transport.is_closing() or (output.left_at is not None and transport.get_write_buffer_size()):
             self._sweep_unread(now, transport)
+        elif output.left_at is not None:
+            if now - output.left_at > _LINGER_S:
+                transport.abort()
+            elif now - output.left_at > _PATIENCE_S:
+                output.half_close()
         elif not session.greeted:
             if now - self._since > limits.header_timeout_s:
                 self._end(frames.SETTINGS_TIMEOUT, "the settings did not arrive in time")
@@ -162,7 +166,7 @@ class Connection(asyncio.Protocol):
 
     def drain(self) -> None:
         """Tell the peer to ask elsewhere; what it had sent before it knows is still answered (6.8)."""
-        if self._draining_since is None and not self._session.ended:
+        if self._draining_since is None and self._output.left_at is None:
             self._draining_since = self._listener.clock()
             self._output.push(frames.goaway(frames.MAX_STREAM_ID, frames.NO_ERROR))
             self._output.push(frames.ping(http2_session.DRAIN_PING))
@@ -172,7 +176,7 @@ class Connection(asyncio.Protocol):
         for stream in tuple(self._session.streams.values()):
             if stream.receiver is not None:
                 stream.receiver.end(error)
-        if not self._session.ended:
+        if self._output.left_at is None:
             self._end(frames.NO_ERROR, "")
 
     # our own
@@ -191,17 +195,13 @@ class Connection(asyncio.Protocol):
         session, output = self._session, self._output
         session.ended = True
         session.reader.partial = bytearray()
-        self._since = self._listener.clock()
+        output.now = self._listener.clock()
         output.push(frames.goaway(session.last, code, text.encode()))
         self._drop(errors.Cancelled("the connection broke a rule of HTTP/2"))
         output.flush()
-        transport = output.transport
-        if transport is None or transport.is_closing():
-            return
-        if transport.can_write_eof() and code != frames.NO_ERROR:
-            transport.write_eof()
-        else:
-            transport.close()
+        output.leave()
+        if code != frames.NO_ERROR:
+            output.half_close()
 
     def _end(self, code: int, text: str) -> None:
         self._output.flush()

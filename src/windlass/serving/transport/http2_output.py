@@ -48,8 +48,10 @@ class Output:
         "blocked",
         "frame_size",
         "full",
+        "half_closed",
         "initial_window",
         "leaving",
+        "left_at",
         "now",
         "queued",
         "resize_table",
@@ -70,7 +72,9 @@ class Output:
         self.frame_size = frames.MIN_FRAME_SIZE
         self.queued = self.worth = 0
         self.now = 0.0
-        self.full = self.leaving = False
+        self.full = self.leaving = self.half_closed = False
+        # When this side had said its last; what still comes is thrown away.
+        self.left_at: float | None = None
         # Whether a flush comes by itself; whether the next block must say that no table is used (RFC 7541, 4.2).
         self.scheduled = self.resize_table = False
         self._gathered: list[bytes | memoryview] = []
@@ -90,8 +94,24 @@ class Output:
             self._pump()
         self._write()
         self.scheduled = False
-        if self.leaving and not self.streams and self.transport is not None:
-            self.transport.close()
+        if self.leaving and not self.streams:
+            self.leave()
+
+    def leave(self) -> None:
+        """Leave the closing to the peer, which has all that it is sent; `half_close` when it does not."""
+        if self.left_at is None:
+            self.left_at = self.now
+
+    def half_close(self) -> None:
+        """Write no more, and read on: closed at once, data on its way here would cost the peer its answers."""
+        transport = self.transport
+        if transport is None or transport.is_closing() or self.half_closed:
+            return
+        self.half_closed = True
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:
+            transport.close()
 
     def _write(self) -> None:
         gathered, transport = self._gathered, self.transport
