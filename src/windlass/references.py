@@ -13,7 +13,7 @@ from pathlib import Path
 
 from windlass import errors, settings
 from windlass.packaging import archive
-from windlass.registry import keys as key_rows
+from windlass.records import keys as key_rows
 from windlass.registry import registry as registries
 from windlass.security import pepper, signing
 from windlass.types import evidence, refs, spec

@@ -36,10 +36,34 @@ class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
     admin_port: int = pydantic.Field(default=8001, ge=0, le=65535)
 
 
+class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """Where the control plane's API listens, which host names it answers for, and how often it looks (seconds)."""
+
+    host: str = "127.0.0.1"
+    port: int = pydantic.Field(default=8080, ge=0, le=65535)
+    hosts: tuple[str, ...] = ()
+    interval_s: float = pydantic.Field(default=1.0, gt=0, le=60)
+
+
+class Webhook(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """A place that is told of events (globs such as `rollout.*`), each signed with the secret that lies in a file."""
+
+    url: str
+    secret_file: Path
+    events: tuple[str, ...] = ("*",)
+
+
+class Policy(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What a version needs before an alias or a deployment may lead to it: passed evidence of each of these kinds."""
+
+    require: tuple[str, ...] = ()
+
+
 class Client(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """What commands that ask a server use: an API key."""
+    """What commands that ask a server use: an API key, and the control plane that every command goes through."""
 
     key: str = ""
+    server: str = ""
 
 
 class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -48,6 +72,9 @@ class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
     home: Path = Path(".windlass")
     registry: Registry = Registry()
     serve: Serve = Serve()
+    up: Up = Up()
+    webhooks: tuple[Webhook, ...] = ()
+    policy: Policy = Policy()
     client: Client = Client()
 
     @property

@@ -14,7 +14,7 @@ import pytest
 from windlass import references, settings
 from windlass.cli import main
 from windlass.client import control
-from windlass.registry import keys as key_rows
+from windlass.records import keys as key_rows
 from windlass.serving import launch
 from windlass.types import spec
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGIN_FOLDERS = ("runtimes", "transforms", "protocols", "packaging/capture")
+PLUGIN_FOLDERS = ("runtimes", "transforms", "protocols", "packaging/capture", "rollout/strategies", "targets")
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:

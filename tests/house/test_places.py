@@ -24,6 +24,8 @@ PLACES: dict[str, tuple[str, ...]] = {
         "client/*",
         "cli/*",
         "sdk.py",
+        "statistics/*",
+        "rollout/*",
     ),
     "msgspec": ("*",),
     "orjson": ("types/*", "protocols/*", "client/*", "serving/*"),
@@ -35,14 +37,17 @@ PLACES: dict[str, tuple[str, ...]] = {
     "uvloop": ("serving/*", "client/load.py", "client/processes.py"),
     "httptools": ("serving/*", "client/http_connection.py"),
     "hpack": ("serving/*", "client/grpc_connection.py"),
-    "sqlalchemy": ("storage/*", "registry/*"),
+    "sqlalchemy": ("storage/*", "records/*", "registry/*"),
     "alembic": ("storage/*", "registry/*"),
     "psycopg": ("storage/*",),
     "fsspec": ("storage/*",),
     "pydantic": ("settings.py",),
     "click": ("cli/*",),
     "rich": ("cli/*",),
-    "httpx": ("client/*",),
+    "httpx": ("client/*", "controller/webhooks.py"),
+    "fastapi": ("api/*",),
+    "starlette": ("api/*",),
+    "uvicorn": ("api/*", "cli/up.py"),
     "cryptography": ("security/*",),
     "onnx": ("packaging/*",),
     "onnx_ir": ("packaging/*",),
@@ -72,7 +77,7 @@ FORBIDDEN_METHODS = {
     ("asyncio", "create_subprocess_shell"),
     ("tempfile", "mktemp"),
 }
-STATUS_ROOMS = ("protocols/*", "serving/*", "client/*")
+STATUS_ROOMS = ("protocols/*", "serving/*", "client/*", "api/*", "remote/*", "controller/*")
 STATUSES = frozenset(int(status) for status in http.HTTPStatus if status >= 400)
 METRIC = re.compile(r"^(nv_inference_|windlass_\w+_(total|count|seconds|bytes|ratio|info|rows|requests)$)")
 
@@ -139,7 +144,7 @@ def environment(source: Any) -> list[str]:
 
 
 def status_code(source: Any) -> list[str]:
-    if not within(source.path, STATUS_ROOMS) or source.path == "protocols/errors.py":
+    if not within(source.path, STATUS_ROOMS) or source.path in ("protocols/errors.py", "api/errors.py"):
         return []
     return [
         f"{source.at(node)} has a status of its own"

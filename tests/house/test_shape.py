@@ -29,7 +29,7 @@ STATE = frozenset(
 )
 EMPTY_NAMES = re.compile(r"(util|helper|manager|handler|tool)s?|common|engine|misc|core|shared|lib|stuff|impl")
 GENERATED = ("/pb/", "/migrations/")
-PLUGIN_FOLDERS = ("runtimes/", "transforms/", "protocols/", "packaging/capture/")
+PLUGIN_FOLDERS = ("runtimes/", "transforms/", "protocols/", "packaging/capture/", "rollout/strategies/", "targets/")
 # What is loaded only when it is needed because loading costs more than the command it is part of: file -> modules.
 LATE_IMPORTS: dict[str, tuple[str, ...]] = {
     "packaging/capture/huggingface.py": ("windlass.packaging.capture",),
@@ -40,7 +40,7 @@ LATE_IMPORTS: dict[str, tuple[str, ...]] = {
     "storage/remote_volume.py": ("fsspec",),
 }
 # Rooms that never look at a clock: what they do depends on what they are given.
-CLOCKLESS = ("types/", "transforms/", "protocols/", "runtimes/", "statistics/")
+CLOCKLESS = ("types/", "transforms/", "protocols/", "runtimes/", "statistics/", "rollout/")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from windlass import errors
 from windlass.cli import main
-from windlass.registry import keys as key_rows
+from windlass.records import keys as key_rows
 from windlass.security import keys, pepper
 from windlass.serving import launch
 from windlass.types import spec

@@ -17,7 +17,7 @@ import msgspec
 from windlass import errors, references
 from windlass.cli import output
 from windlass.client import control
-from windlass.registry import keys as key_rows
+from windlass.records import keys as key_rows
 from windlass.security import pepper
 from windlass.serving import launch
 

@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.registry import outbox
+from windlass.records import outbox
 from windlass.storage import database, tables
 from windlass.types import strict_json
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from windlass import errors
-from windlass.registry import aliases, outbox, records, retention, versions
+from windlass.records import outbox
+from windlass.registry import aliases, records, retention, versions
 from windlass.storage import blobs, database
 
 

@@ -12,7 +12,8 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.registry import aliases, answers, compatibility, findings, versions
+from windlass.records import answers
+from windlass.registry import aliases, compatibility, findings, versions
 from windlass.storage import blobs, database
 from windlass.types import manifest, strict_json
 

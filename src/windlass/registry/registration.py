@@ -13,7 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.registry import answers, findings, outbox, records, retention, versions
+from windlass.records import answers, outbox
+from windlass.registry import findings, records, retention, versions
 from windlass.storage import blobs, database
 from windlass.types import evidence as evidences
 from windlass.types import manifest, strict_json

@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 
 from windlass import errors
+from windlass.records import answers
 from windlass.registry import (
     aliases,
-    answers,
     deletion,
     findings,
     lineage,

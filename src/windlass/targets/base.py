@@ -1,0 +1,45 @@
+"""What every target can: run what is wanted of one deployment, and say what came of it.
+
+Implemented by each file beside this one; called by the controller alone, from threads of its own. Must never decide:
+what is wanted comes from a rollout, what is observed is told as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from windlass.types import deployment
+
+
+class Exposed(Protocol):
+    """Who was sent where: one line of a target's exposure log (the fields of the data plane's `Exposure`)."""
+
+    time: float
+    request: str
+    arm: str
+    key: str
+
+
+class Target(Protocol):
+    """A place where deployments run. All calls are idempotent; each may take seconds and raise `WindlassError`."""
+
+    def apply(self, wanted: deployment.Wanted) -> None:
+        """Make it so: new arms are loaded, verified and warmed before they are asked; then the shares change at once.
+
+        Returns when the shares are in force. An arm that cannot be loaded is `GateRefused` or `CorruptPackage`, and
+        what served before serves on. `Unavailable`: the target does not answer, and it is not known what it runs.
+        """
+        ...
+
+    def observe(self, name: str) -> deployment.Observed:
+        """What runs, and counts since the deployment began there, cumulative over restarts; `Unavailable` if unknown."""
+        ...
+
+    def exposures(self, name: str, since: float) -> Iterator[Exposed]:
+        """Which request went to which arm, from a time (seconds since the epoch) on, oldest first."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Run it no more; nothing happens if it does not run."""
+        ...
