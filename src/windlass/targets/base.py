@@ -33,7 +33,7 @@ class Target(Protocol):
         ...
 
     def observe(self, name: str) -> deployment.Observed:
-        """What runs, and counts since the deployment began there, cumulative over restarts; `Unavailable` if unknown."""
+        """What runs, and counts since the deployment began there, cumulative over restarts; else `Unavailable`."""
         ...
 
     def exposures(self, name: str, since: float) -> Iterator[Exposed]:
