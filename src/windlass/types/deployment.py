@@ -111,13 +111,19 @@ class Mirror(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """All that a target is to run for one deployment. The shares sum to 100. Applying it twice changes nothing."""
+    """All that a target is to run for one deployment. The shares sum to 100. Applying it twice changes nothing.
+
+    `slow_ms`: ok answers that took longer are counted as slow too (0: none are). `epoch` is the rollout's number: the
+    sticky keys whose bad events are remembered are forgotten when it changes.
+    """
 
     name: str
     arms: tuple[Arm, ...]
     mirror: Mirror | None = None
     sticky: str = ""
     salt: str = ""
+    slow_ms: float = 0.0
+    epoch: int = 0
     override: bool = False
     pins: tuple[spec.Pin, ...] = ()
     serving: Serving = Serving()
@@ -136,8 +142,9 @@ class ArmState(msgspec.Struct, frozen=True):
 class Counts(msgspec.Struct, frozen=True):
     """What came of the requests that were drawn for one arm under one generation of the weights; cumulative.
 
-    `latency` counts ok answers up to each of the observed bounds and above the last. `first_bad` counts the sticky keys
-    whose first bad event fell here (None: nothing sticks). `slow` bounds are the observer's `bounds`.
+    `latency` counts ok answers up to each of the observed bounds and above the last. `slow` are those ok answers that
+    took longer than the wish's `slow_ms`. `first_bad` counts the sticky keys whose first bad event of the epoch fell
+    here: failed, expired, rejected or slow (None: nothing sticks).
     """
 
     admitted: int = 0
@@ -147,6 +154,7 @@ class Counts(msgspec.Struct, frozen=True):
     cancelled: int = 0
     failed: int = 0
     latency: tuple[int, ...] = ()
+    slow: int = 0
     first_bad: int | None = None
 
 

@@ -63,6 +63,8 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     With several arms a request's arm is the one that a pin names, else that which `override` lets the caller name in
     `x-windlass-arm`, else drawn by the shares: at random, or by a stable hash of `salt` and the `sticky` key
     (`caller`: the API key; `header:NAME`: a header's value).
+    Ok answers that took longer than `slow_ms` are counted as slow too (0: none are). `epoch` is a rollout's number:
+    which sticky keys had a bad event is remembered as long as it stays (0: not at all).
     """
 
     name: str
@@ -80,6 +82,8 @@ class Endpoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     pins: tuple[Pin, ...] = ()
     override: bool = False
     shadow: Shadow | None = None
+    slow_ms: float = 0.0
+    epoch: int = 0
 
 
 class Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
