@@ -1,0 +1,102 @@
+"""Access: what a route may ask of a caller, who a caller is, and which models it may see.
+
+Used by the door, which decides before a route runs, and by the routes for what they list. Must never answer
+differently for what is hidden and what is not there, nor let a key give what it does not have.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from windlass import errors
+from windlass.records import keys
+
+Permission: TypeAlias = Literal[
+    "health",
+    "known",
+    "model:read",
+    "model:push",
+    "model:promote",
+    "model:delete",
+    "deploy:read",
+    "deploy:write",
+    "deploy:order",
+    "job:read",
+    "job:write",
+    "feedback:write",
+    "audit:read",
+    "key:read",
+    "key:write",
+    "event:read",
+]
+# `health` asks for nothing, `known` for any live key; the others are scopes of keys.
+OPEN: Permission = "health"
+ANY_KEY: Permission = "known"
+_WILD = "*?["
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """The key that a request came with: what it may, and to which models (globs)."""
+
+    id: str
+    name: str
+    scopes: tuple[str, ...]
+    models: tuple[str, ...]
+    expires_at: float | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who it is in records that stay: a name may be given again, an id is not."""
+        return f"{self.name} (key {self.id})"
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there are models that it may not see."""
+        return "*" not in self.models
+
+    def may(self, permission: Permission) -> bool:
+        """Whether it has a permission."""
+        return permission in (OPEN, ANY_KEY) or permission in self.scopes
+
+    def sees(self, *names: str) -> bool:
+        """Whether it may know of all of these models or deployments."""
+        return all(any(fnmatch.fnmatchcase(name, glob) for glob in self.models) for name in names)
+
+    def check(self, *names: str) -> None:
+        """`NotFound` unless it sees all of them."""
+        if not self.sees(*names):
+            raise errors.NotFound("there is no such thing.")
+
+
+def caller_of(found: keys.Listed) -> Caller:
+    """The caller that a live key stands for."""
+    return Caller(found.id, found.name, found.scopes, found.models, found.expires_at)
+
+
+def check_gift(caller: Caller, scopes: Iterable[str], models: Iterable[str], expires_at: float | None) -> None:
+    """`NotAllowed` if a key would get more from this caller than the caller has: a scope, a model, or more time."""
+    missing = sorted(set(scopes) - set(caller.scopes))
+    if missing:
+        raise errors.NotAllowed(f"this key lacks {', '.join(missing)}, and so cannot give it.")
+    wide = sorted(glob for glob in models if not covers(caller.models, glob))
+    if wide:
+        raise errors.NotAllowed(f"this key may not see all of {', '.join(wide)}, and so cannot give it.")
+    if caller.expires_at is not None and (expires_at is None or expires_at > caller.expires_at):
+        raise errors.NotAllowed("a key does not outlive the one that makes it.", hint="Give it an earlier expiry.")
+
+
+def covers(own: tuple[str, ...], asked: str) -> bool:
+    """Whether every name that the glob `asked` stands for is one that `own` stands for; in doubt, no.
+
+    A glob whose only wildcards are `*` stands for all that another one does whose text it matches: what a `*` in that
+    text may become, the `*` that matched it may become too.
+    """
+    if not any(character in asked for character in _WILD):
+        return any(fnmatch.fnmatchcase(asked, glob) for glob in own)
+    return any(
+        glob == asked or ("?" not in glob and "[" not in glob and fnmatch.fnmatchcase(asked, glob)) for glob in own
+    )
