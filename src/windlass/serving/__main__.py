@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from windlass.serving import starting
 
+if __name__ == "__main__":
+    starting.detach()
 first = starting.Starting() if __name__ == "__main__" else None
 
 from windlass.serving import supervisor  # noqa: E402 - the worker comes first

@@ -17,6 +17,17 @@ _PLACE = struct.Struct("<I?")
 _SHARED = 3
 
 
+DETACHED = "--detached"
+
+
+def detach() -> None:
+    """Go on in a session of one's own, as nobody's child, if the command line says so; before any thread is begun."""
+    if DETACHED in sys.argv:
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+
+
 class Starting:
     """A process that waits to be told its place. `socket` is our end of its channel."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import concurrent.futures
+import contextlib
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ import sys
 from pathlib import Path
 
 from windlass import errors
-from windlass.serving import admin, fleet, overview, sizing, starting
+from windlass.serving import admin, fleet, log_file, overview, sizing, starting
 from windlass.serving.door import door as doors
 from windlass.serving.door import identity, routes
 from windlass.serving.metrics import counters, log_writer
@@ -75,12 +76,16 @@ class Supervisor:
         return sock
 
 
-async def serve(wanted: spec.Spec, first: starting.Starting, ready_fd: int | None, *, quiet: bool) -> None:
+async def serve(
+    wanted: spec.Spec, first: starting.Starting, ready_fd: int | None, *, quiet: bool, kept: Path | None
+) -> None:
     """Run until SIGTERM or SIGINT. `ready_fd` gets one line of JSON with the addresses once everything is loaded.
 
-    `first` is the first worker's process.
+    `first` is the first worker's process; `kept` is the file of its log, where it is to be kept short.
     """
     loop = asyncio.get_running_loop()
+    if kept is not None:
+        log_file.keep_short(loop, kept)
     supervisor = Supervisor(wanted, quiet=quiet)
     stop = asyncio.Event()
     restarts: set[asyncio.Task[None]] = set()
@@ -125,7 +130,8 @@ def _told(supervisor: Supervisor, ready_fd: int | None) -> None:
     log.info("serving %s on %s (%s)", names, supervisor.addresses["listen"], _entrance(supervisor.fleet.spec))
     log.info("metrics on %s/metrics", supervisor.addresses["admin"])
     if ready_fd is not None:
-        with os.fdopen(ready_fd, "w") as ready:
+        # Whoever started it may be gone: it was to outlive him.
+        with contextlib.suppress(BrokenPipeError), os.fdopen(ready_fd, "w") as ready:
             ready.write(json.dumps({"pid": os.getpid(), **supervisor.addresses}) + "\n")
 
 
@@ -143,6 +149,8 @@ def main(first: starting.Starting) -> None:
     )
     parser.add_argument("--spec", required=True, type=Path, help="the serving spec, a JSON file")
     parser.add_argument("--ready-fd", type=int, help="a file descriptor that is told the addresses")
+    parser.add_argument("--log", type=Path, help="the file that stderr goes to, which is kept short")
+    parser.add_argument(starting.DETACHED, action="store_true", help="go on in a session of its own")
     parser.add_argument("--quiet", action="store_true", help="log warnings only")
     options = parser.parse_args()
     # Keys that callers sent are in memory: no file is to be made of it.
@@ -155,7 +163,7 @@ def main(first: starting.Starting) -> None:
     )
     try:
         wanted = strict_json.decode(_read(options.spec), spec.Spec, what=str(options.spec))
-        asyncio.run(serve(wanted, first, options.ready_fd, quiet=options.quiet))
+        asyncio.run(serve(wanted, first, options.ready_fd, quiet=options.quiet, kept=options.log))
     except errors.WindlassError as e:
         logging.shutdown()
         sys.stderr.write(f"Error: {e}\n")
