@@ -1,6 +1,7 @@
-"""The registry's tables, as SQLAlchemy Core sees them: SQLite and PostgreSQL alike.
+"""The tables of a home, as SQLAlchemy Core sees them: SQLite and PostgreSQL alike.
 
-Read by the registry's SQL. Must never create anything: `migrations/` does that, and a test keeps the two equal.
+Read by the SQL of the registry and of the records. Must never create anything: `migrations/` does that, and a test
+keeps the two equal.
 Times are seconds since the epoch, UTC; JSON is canonical text; digests are `sha256:<hex>`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 # The newest migration: compared with the database's own at each open, so that Alembic is loaded only to migrate.
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = sa.MetaData(
     naming_convention={
@@ -130,8 +131,18 @@ outbox = sa.Table(
     sa.Column("event", sa.String(64), nullable=False),
     sa.Column("payload", sa.Text, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("next_at", sa.Double, nullable=False, index=True),
+    sa.Column("next_at", sa.Double, nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    # Where it is still to be delivered; without a value: nobody has tried yet.
+    sa.Column("missing", sa.Text),
+    sa.Column("done_at", sa.Double),
+)
+
+sa.Index(
+    "ix_outbox_next_at_due",
+    outbox.c.next_at,
+    sqlite_where=outbox.c.done_at.is_(None),
+    postgresql_where=outbox.c.done_at.is_(None),
 )
 
 # What was answered under a caller's key, so that a retry is answered alike.
@@ -170,4 +181,136 @@ sa.Index(
     unique=True,
     sqlite_where=api_key.c.revoked_at.is_(None),
     postgresql_where=api_key.c.revoked_at.is_(None),
+)
+
+# A removed deployment stays, so that its generation never starts over.
+deployment = sa.Table(
+    "deployment",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("desired", sa.Text, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("removed_at", sa.Double),
+)
+
+rollout = sa.Table(
+    "rollout",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("deployment", sa.String(128), sa.ForeignKey("deployment.name"), nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("old", sa.Text),
+    sa.Column("new", sa.Text, nullable=False),
+    sa.Column("against", sa.Text, nullable=False),
+    sa.Column("strategy", sa.Text, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double),
+    sa.UniqueConstraint("deployment", "number"),
+)
+
+# One rollout at a time.
+sa.Index(
+    "uq_rollout_deployment_open",
+    rollout.c.deployment,
+    unique=True,
+    sqlite_where=rollout.c.ended_at.is_(None),
+    postgresql_where=rollout.c.ended_at.is_(None),
+)
+
+rollout_step = sa.Table(
+    "rollout_step",
+    metadata,
+    sa.Column("rollout_id", sa.Integer, sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("verdict", sa.String(16), nullable=False),
+    sa.Column("words", sa.Text, nullable=False),
+    sa.Column("wanted", sa.Text, nullable=False),
+    sa.Column("counts", sa.Text, nullable=False),
+    sa.Column("evidence", sa.Text, nullable=False),
+)
+
+job = sa.Table(
+    "job",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("arguments", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("ended_at", sa.Double),
+    sa.Index("ix_job_state_id", "state", "id"),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.String(128), primary_key=True),
+    sa.Column("holder", sa.Text, nullable=False),
+    sa.Column("token", sa.BigInteger, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+)
+
+# Numbered without a gap; each entry's hash is over the one before.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.Double, nullable=False, index=True),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("subject", sa.String(256), nullable=False, index=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+# One row: where the chain ends. Whoever appends holds it until the commit.
+audit_head = sa.Table(
+    "audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+# What came of a request, told afterwards: by the request's id, or by its sticky key. A revision never replaces a row.
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("deployment", sa.String(128), nullable=False),
+    sa.Column("request", sa.String(128), nullable=False),
+    sa.Column("key", sa.String(256), nullable=False),
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("score", sa.Double, nullable=False),
+    sa.Column("weight", sa.Double, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("arm", sa.String(64), nullable=False),
+    sa.Column("received_at", sa.Double, nullable=False),
+    sa.Column("labelled_at", sa.Double, nullable=False),
+    sa.Column("joined_at", sa.Double),
+    sa.UniqueConstraint("deployment", "request", "key", "revision"),
+    sa.Index("ix_feedback_deployment_joined_at", "deployment", "joined_at"),
 )
