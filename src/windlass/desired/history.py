@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from windlass.desired import previews
+from windlass.records import rollouts
 from windlass.types import deployment
 
 
@@ -47,3 +48,34 @@ def previous(releases: Sequence[deployment.Release]) -> deployment.Release | Non
         else:
             stack.append(release)
     return stack[-2] if len(stack) > 1 else None
+
+
+def live_at(name: str, moment: float, past: Sequence[rollouts.Rollout], steps: Sequence[rollouts.Step]) -> Live:
+    """What was live at a moment, from all rollouts (the oldest first) and the steps of the one begun last before it."""
+    found = Live(name=name, at=moment)
+    for one in past:
+        if one.outcome != "new" or one.ended_at is None:
+            continue
+        if one.ended_at > moment:
+            # The same release, brought again, goes on being live.
+            if not previews.same(one.new, found.release):
+                found = msgspec.structs.replace(found, until=one.ended_at)
+                break
+            continue
+        if previews.same(one.new, found.release):
+            continue
+        found = msgspec.structs.replace(
+            found,
+            release=one.new,
+            since=one.ended_at,
+            rollout=one.id,
+            actor=one.actor,
+            reason=one.reason,
+            words=one.words,
+        )
+    begun = [one for one in past if one.started_at <= moment and (one.ended_at is None or one.ended_at > moment)]
+    if not begun:
+        return found
+    taken = [step for step in steps if step.at <= moment and step.wanted is not None]
+    shares = {arm.release.arm: arm.share for arm in taken[-1].wanted.arms} if taken and taken[-1].wanted else {}
+    return msgspec.structs.replace(found, under_way=begun[-1].new, shares=shares)

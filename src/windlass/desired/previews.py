@@ -5,8 +5,13 @@ Made by `deployments.py` for `windlass deploy --plan` and the API. Must never ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import msgspec
 
+from windlass.records import rollouts
+from windlass.rollout import plan as plans
 from windlass.types import deployment
 
 
@@ -75,3 +80,36 @@ def _table(where: str, old: dict[str, object], new: dict[str, object]) -> list[s
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
+
+
+class Traffic(NamedTuple):
+    """What a deployment was asked lately: requests a second, and the share of them that went badly."""
+
+    rate: float = 0.0
+    bad: float = 0.0
+
+
+def traffic(steps: Sequence[rollouts.Step]) -> Traffic:
+    """What the counts of a rollout's last step say; zeros where there are none."""
+    if len(steps) < 1:
+        return Traffic()
+    try:
+        segments = msgspec.convert(steps[-1].counts.get("segments", []), tuple[deployment.Segment, ...])
+        until = msgspec.convert(steps[-1].counts.get("at", steps[-1].at), float)
+    except msgspec.ValidationError:
+        return Traffic()
+    every = [counts for segment in segments for counts in segment.counts.values()]
+    admitted, seconds = sum(one.admitted for one in every), until - steps[0].at
+    if not admitted or seconds <= 0:
+        return Traffic()
+    return Traffic(admitted / seconds, sum(one.failed + one.expired + one.slow for one in every) / admitted)
+
+
+def expected(plan: plans.Plan, *, rate: float, bad: float) -> tuple[str, ...]:
+    """How long until a verdict, in words."""
+    if plan.old is None:
+        return ("nothing is live: there is nothing to compare with, and no verdict to wait for",)
+    if rate <= 0:
+        return ("no rate of requests is known: give one for the expected time to a verdict",)
+    found = plans.expect(plan, rate=rate, bad=bad)
+    return ("the strategy asks for no evidence from requests",) if found is None else (found.words,)
