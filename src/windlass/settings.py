@@ -19,6 +19,8 @@ from windlass import errors
 
 FILE = "windlass.toml"
 PREFIX = "WINDLASS_"
+# What has a short name in the environment too.
+_SHORT = {"server": "client.server"}
 
 
 class Registry(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -103,7 +105,8 @@ def load(
         raise errors.NotFound(f"There is no settings file {file}.", hint="Check the path given with --config.")
     for name, text in (os.environ if environ is None else environ).items():
         if name.startswith(PREFIX):
-            _set(values, name.removeprefix(PREFIX).lower().split("__"), text)
+            dotted = name.removeprefix(PREFIX).lower().replace("__", ".")
+            _set(values, _SHORT.get(dotted, dotted).split("."), text)
     for dotted, value in (flags or {}).items():
         if value is not None:
             _set(values, dotted.split("."), value)
@@ -116,6 +119,18 @@ def load(
 def colours_wanted(environ: Mapping[str, str] | None = None) -> bool:
     """False where the user asked for no colours at all (no-color.org)."""
     return not (os.environ if environ is None else environ).get("NO_COLOR")
+
+
+def for_child(settings: Settings) -> dict[str, str]:
+    """The whole environment of a child process whose settings are to be these, for what it does to the home itself."""
+    own = {
+        "HOME": str(settings.home.absolute()),
+        "REGISTRY__DB": settings.registry.db,
+        "REGISTRY__STORE": settings.registry.store,
+        "CLIENT__SERVER": "",
+    }
+    kept = {name: text for name, text in os.environ.items() if name != f"{PREFIX}SERVER"}
+    return kept | {f"{PREFIX}{name}": text for name, text in own.items()}
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

@@ -37,7 +37,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "uvloop": ("serving/*", "client/load.py", "client/processes.py"),
     "httptools": ("serving/*", "client/http_connection.py"),
     "hpack": ("serving/*", "client/grpc_connection.py"),
-    "sqlalchemy": ("storage/*", "records/*", "registry/*"),
+    "sqlalchemy": ("storage/*", "records/*", "registry/*", "controller/*"),
     "alembic": ("storage/*", "registry/*"),
     "psycopg": ("storage/*",),
     "fsspec": ("storage/*",),

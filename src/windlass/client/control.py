@@ -28,6 +28,11 @@ class Control:
         found: dict[str, Any] = msgspec.json.decode(self._ask("GET", "/status"))
         return found
 
+    def outcomes(self) -> dict[str, Any]:
+        """What came of requests, by endpoint and arm, since the server started."""
+        found: dict[str, Any] = msgspec.json.decode(self._ask("GET", "/outcomes"))
+        return found
+
     def current(self) -> spec.Spec:
         """The spec in force."""
         return strict_json.decode(self._ask("GET", "/spec"), spec.Spec, what="the server's spec")

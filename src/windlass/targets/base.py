@@ -15,10 +15,25 @@ from windlass.types import deployment
 class Exposed(Protocol):
     """Who was sent where: one line of a target's exposure log (the fields of the data plane's `Exposure`)."""
 
-    time: float
-    request: str
-    arm: str
-    key: str
+    @property
+    def time(self) -> float:
+        """When, in seconds since the epoch."""
+        ...
+
+    @property
+    def request(self) -> str:
+        """The request's id."""
+        ...
+
+    @property
+    def arm(self) -> str:
+        """The arm it was sent to."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """A keyed hash of its sticky key; empty if it had none."""
+        ...
 
 
 class Target(Protocol):

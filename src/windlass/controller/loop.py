@@ -1,0 +1,225 @@
+"""The controller: looks at every deployment again and again, and brings what runs to what is wanted.
+
+Composed and run by the CLI, on a thread of its own. Of several on one database one acts. Must never end because
+something it needs does not answer, and never load a model in its own process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from windlass import errors, settings
+from windlass.controller import deployments, jobs, lead, patience, webhooks
+from windlass.records import deployments as stored
+from windlass.records import outbox
+from windlass.storage import database
+from windlass.targets import local
+from windlass.types import spec
+
+log = logging.getLogger(__name__)
+# A deployment at rest is looked at this often: its server may have been started again, its release revoked.
+REST_S = 5.0
+_AT_ONCE = 16
+_PAGE = 1_000
+_HOURLY_S = 3600.0
+_MOVING = ("PREPARING", "RUNNING", "PAUSED", "PROMOTING", "RETURNING")
+# A renewal that comes this late has already been given to another.
+_BEATS = 4
+
+
+class Chore(Protocol):
+    """Work beside the deployments: True if there may be more at once."""
+
+    def __call__(self, stop: threading.Event) -> bool: ...
+
+
+class Controller:
+    """One controller. `chores` run on threads of their own, while it leads."""
+
+    def __init__(
+        self,
+        rows: database.Database,
+        leading: lead.Lead,
+        reconciler: deployments.Reconciler,
+        clock: Callable[[], float],
+        *,
+        interval_s: float = 1.0,
+        chores: Mapping[str, Chore] | None = None,
+    ) -> None:
+        self._rows = rows
+        self._lead = leading
+        self._reconciler = reconciler
+        self._clock = clock
+        self._interval_s = interval_s
+        self._chores = dict(chores or {})
+        self._patience = patience.Patience()
+        self._looked: dict[str, tuple[int, float]] = {}
+        self._at_work: set[str] = set()
+        self._changing = threading.Lock()
+
+    def run(self, stop: threading.Event) -> None:
+        """Until `stop` is set; then the lead is given back. What is being applied is left to whoever comes next."""
+        threads = [
+            threading.Thread(target=self._chore, args=(name, chore, stop), name=f"controller-{name}", daemon=True)
+            for name, chore in self._chores.items()
+        ]
+        threads.append(threading.Thread(target=self._beat, args=(stop,), name="controller-lead", daemon=True))
+        for thread in threads:
+            thread.start()
+        while not stop.is_set():
+            try:
+                if self._lead.held:
+                    self._look(stop)
+            except errors.WindlassError as e:
+                log.warning("the rows cannot be read: %s", e)
+            stop.wait(self._interval_s)
+        for thread in threads:
+            thread.join(self._interval_s)
+        try:
+            self._lead.release()
+        except errors.WindlassError as e:
+            log.warning("the lead was not given back: %s", e)
+
+    def once(self) -> None:
+        """One look at everything that is due, here and now; deployments that have more to do are looked at on."""
+        if self._lead.beat():
+            for name in self._due():
+                self._work(name, threading.Event())
+
+    def _beat(self, stop: threading.Event) -> None:
+        failures, led = 0, False
+        while not stop.is_set():
+            wait = min(self._interval_s, lead.TTL_S / _BEATS)
+            try:
+                leads = self._lead.beat()
+                failures = 0
+            except errors.WindlassError as e:
+                leads = False
+                failures += 1
+                wait = patience.pause(failures, first_s=wait, longest_s=10.0)
+                log.warning("the database does not answer, what is served goes on: %s", e)
+            if leads != led:
+                led = leads
+                log.info("%s the lead", "took" if led else "does not have")
+            stop.wait(wait)
+
+    def _look(self, stop: threading.Event) -> None:
+        """Give every deployment that is due a thread, up to so many at once."""
+        for name in self._due():
+            with self._changing:
+                if name in self._at_work or len(self._at_work) >= _AT_ONCE:
+                    continue
+                self._at_work.add(name)
+            threading.Thread(target=self._work, args=(name, stop), name=f"deployment-{name}", daemon=True).start()
+
+    def _due(self) -> list[str]:
+        due: list[tuple[float, str]] = []
+        now, after = self._clock(), ""
+        while True:
+            with self._rows.read() as connection:
+                page = stored.every(connection, after=after, limit=_PAGE, removed=True)
+            for one in page:
+                generation, at = self._looked.get(one.name, (-1, 0.0))
+                if one.generation != generation:
+                    # Somebody wished something: what failed before is no reason to wait.
+                    self._patience.worked(one.name)
+                elif not self._patience.due(one.name, now):
+                    continue
+                if _is_moving(one) or (one.removed_at is None and not 0 <= now - at < REST_S):
+                    self._looked[one.name] = (one.generation, at)
+                    due.append((at, one.name))
+            if len(page) < _PAGE:
+                # Whoever waited longest comes first.
+                return [name for _, name in sorted(due)]
+            after = page[-1].name
+
+    def _work(self, name: str, stop: threading.Event) -> None:
+        try:
+            while not stop.is_set() and self._reconciler.reconcile(name):
+                pass
+            self._patience.worked(name)
+        except (deployments.Stale, lead.Lost) as e:
+            log.info("'%s': %s", name, e.message)
+        except Exception as e:  # noqa: BLE001 - one deployment's fault is not the others'
+            self._failed(name, e)
+        finally:
+            self._looked[name] = (self._looked.get(name, (-1, 0.0))[0], self._clock())
+            with self._changing:
+                self._at_work.discard(name)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        wait = self._patience.failed(name, self._clock())
+        known = isinstance(error, errors.WindlassError)
+        log.warning("'%s' is tried again in %.0f s: %s", name, wait, error, exc_info=None if known else error)
+        words = error.message if isinstance(error, errors.WindlassError) else f"a fault of ours: {type(error).__name__}"
+        try:
+            self._reconciler.trouble(name, words)
+        except errors.WindlassError as e:
+            log.info("'%s': its trouble was not written down: %s", name, e.message)
+
+    def _chore(self, name: str, chore: Chore, stop: threading.Event) -> None:
+        failures = 0
+        while not stop.is_set():
+            wait = self._interval_s
+            try:
+                if self._lead.held and chore(stop):
+                    wait = 0.0
+                failures = 0
+            except Exception as e:  # noqa: BLE001 - it is tried again, and the deployments go on
+                failures += 1
+                wait = patience.pause(failures, first_s=self._interval_s, longest_s=60.0)
+                log.warning("%s: tried again in %.0f s: %s", name, wait, e)
+            stop.wait(wait)
+
+
+def _is_moving(one: stored.Deployment) -> bool:
+    return one.status.phase in _MOVING or one.status.generation != one.generation
+
+
+class Housekeeping:
+    """Forgets what was delivered long ago."""
+
+    def __init__(self, leading: lead.Lead, clock: Callable[[], float]) -> None:
+        self._lead = leading
+        self._clock = clock
+        self._last = 0.0
+
+    def __call__(self, stop: threading.Event) -> bool:
+        """Once an hour."""
+        del stop
+        now = self._clock()
+        if not 0 <= now - self._last < _HOURLY_S:
+            with self._lead.write() as connection:
+                outbox.forget(connection, now=now)
+            self._last = now
+        return False
+
+
+def compose(
+    configuration: settings.Settings,
+    rows: database.Database,
+    *,
+    template: spec.Spec | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Controller:
+    """The controller of a home, with its local server, jobs and webhooks; `template` as in `local.Local`."""
+    leading = lead.Lead(rows, clock)
+    targets = {local.NAME: local.Local(configuration, template=template, permitted=leading.check, clock=clock)}
+    work = jobs.Jobs(leading, configuration, clock)
+    hooks = webhooks.Webhooks(leading, configuration.webhooks, clock)
+    return Controller(
+        rows,
+        leading,
+        deployments.Reconciler(rows, leading, targets, clock),
+        clock,
+        interval_s=configuration.up.interval_s,
+        chores={
+            "jobs": work.work,
+            "webhooks": hooks.work,
+            "housekeeping": Housekeeping(leading, clock),
+        },
+    )

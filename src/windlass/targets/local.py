@@ -1,0 +1,226 @@
+"""The server of this machine: one supervisor, detached, that serves every deployment whose target is `local`.
+
+Started when it is first needed and found again by its name in the home's `run` folder; it survives whoever started it.
+Called by the controller. Must never touch an endpoint of another deployment, nor decide what is served.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from windlass import errors, references, settings
+from windlass.client import control
+from windlass.serving import launch
+from windlass.serving.routing import exposures
+from windlass.serving.transport import addresses
+from windlass.targets import base, counted
+from windlass.types import deployment, spec
+
+NAME = "local"
+_TRIES = 20
+# Keys are read again this often, so that one that was revoked is told to the server soon.
+_KEYS_S = 1.0
+_SERVING = deployment.Serving.__struct_fields__
+
+
+class Local:
+    """The deployments of one home on this machine.
+
+    `template` is what a server that has to be started is like: addresses, TLS, networks, limits. `permitted` is called
+    between reading the spec in force and replacing it: it raises where this process may act no more. With the server's
+    refusal of a spec that is not newer, no act of a controller that lost its lease can follow one of its successor.
+    """
+
+    def __init__(
+        self,
+        configuration: settings.Settings,
+        *,
+        template: spec.Spec | None = None,
+        permitted: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._configuration = configuration
+        self._home = configuration.home.absolute()
+        self._template = template or like_settings(configuration)
+        self._permitted = permitted
+        self._clock = clock
+        self._counted = counted.Counted(self._home / "state" / "counted")
+        self._starting = threading.Lock()
+        self._changing = threading.Lock()
+        # By deployment: what was refused when it was last applied, and what is being loaded.
+        self._refused: dict[str, dict[str, str]] = {}
+        self._loading: dict[str, tuple[str, ...]] = {}
+        self._keys: tuple[float, tuple[spec.Key, ...], str] | None = None
+
+    def apply(self, wanted: deployment.Wanted) -> None:
+        """As `base.Target.apply`; the server is started if it does not run."""
+        self._change(wanted.name, endpoint_of(wanted, self._configuration.store_root))
+
+    def remove(self, name: str) -> None:
+        """As `base.Target.remove`; the server runs on."""
+        if launch.find(self._home, NAME) is not None:
+            self._change(name, None)
+        self._counted.forget(name)
+
+    def observe(self, name: str) -> deployment.Observed:
+        """As `base.Target.observe`; `Unavailable` if no server runs."""
+        path = launch.find(self._home, NAME)
+        if path is None:
+            raise errors.Unavailable("the local server does not run")
+        talk = control.Control(path)
+        try:
+            current = talk.current()
+            document = talk.outcomes()
+        finally:
+            talk.close()
+        endpoint = next((e for e in current.endpoints if e.name == name), None)
+        arms = {arm: deployment.ArmState("LOADING") for arm in self._loading.get(name, ())}
+        arms |= {arm: deployment.ArmState("FAILED", why) for arm, why in self._refused.get(name, {}).items()}
+        if endpoint is None:
+            return deployment.Observed(at=self._clock(), arms=arms)
+        mirror = () if endpoint.shadow is None else (endpoint.shadow.arm,)
+        # A spec is in force once all its arms are loaded, verified and warm in every worker.
+        arms |= {arm.name: deployment.ArmState("READY") for arm in (*endpoint.arms, *mirror)}
+        found = self._counted.add(name, document)
+        return deployment.Observed(
+            at=self._clock(),
+            arms=arms,
+            shares={a.name: a.share if len(endpoint.arms) > 1 else 100.0 for a in endpoint.arms},
+            generation=found.generation,
+            segments=found.segments,
+            bounds=found.bounds,
+            mirrored=found.mirrored,
+        )
+
+    def exposures(self, name: str, since: float) -> Iterator[base.Exposed]:
+        """As `base.Target.exposures`, from the log that the server keeps in its state folder."""
+        yield from exposures.read(Path(self._template.state), name, since)
+
+    def _change(self, name: str, endpoint: spec.Endpoint | None) -> None:
+        """Put this endpoint in the place of the one of its name, and the keys of the home in force."""
+        talk = control.Control(self._server())
+        try:
+            for _ in range(_TRIES):
+                current = talk.current()
+                wanted = self._with(current, name, endpoint)
+                if wanted == current:
+                    self._refused.pop(name, None)
+                    return
+                self._permitted()
+                try:
+                    self._put(talk, wanted, current, name)
+                except errors.Conflict:
+                    continue
+                return
+        finally:
+            talk.close()
+        raise errors.Unavailable("many change what the local server runs at once")
+
+    def _put(self, talk: control.Control, wanted: spec.Spec, current: spec.Spec, name: str) -> None:
+        there = _arms(current, name)
+        new = tuple(arm for arm in _arms(wanted, name) if arm not in there)
+        self._loading[name] = new
+        try:
+            talk.apply(msgspec.structs.replace(wanted, generation=current.generation + 1))
+        except (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported) as e:
+            self._refused[name] = dict.fromkeys(new, e.message)
+            raise
+        else:
+            self._refused.pop(name, None)
+        finally:
+            self._loading.pop(name, None)
+
+    def _with(self, current: spec.Spec, name: str, endpoint: spec.Endpoint | None) -> spec.Spec:
+        others = [e for e in current.endpoints if e.name != name]
+        if endpoint is not None:
+            others.append(endpoint)
+        keys, secret = self._keys_in_force()
+        return msgspec.structs.replace(
+            current,
+            endpoints=tuple(sorted(others, key=lambda e: e.name)),
+            keys=keys,
+            key_pepper=secret,
+            trusted=launch.trusted(self._home),
+        )
+
+    def _keys_in_force(self) -> tuple[tuple[spec.Key, ...], str]:
+        now = self._clock()
+        if self._keys is None or not 0 <= now - self._keys[0] < _KEYS_S:
+            self._keys = (now, *references.keys_in_force(self._configuration))
+        return self._keys[1:]
+
+    def _server(self) -> str:
+        """The control socket of the server, which is started if need be."""
+        with self._starting:
+            path = launch.find(self._home, NAME)
+            if path is not None:
+                return path
+            self._permitted()
+            keys, secret = self._keys_in_force()
+            return launch.detached(
+                msgspec.structs.replace(self._template, keys=keys, key_pepper=secret), self._home, name=NAME
+            )
+
+
+def like_settings(configuration: settings.Settings) -> spec.Spec:
+    """The server that the settings describe, with nothing to serve yet; beyond loopback it must be given TLS."""
+    serve = configuration.serve
+    listen = f"{serve.host}:{serve.port}"
+    if not addresses.is_loopback(serve.host):
+        raise errors.NotAllowed(
+            f"{serve.host} can be reached from other machines, and the local server was given no TLS.",
+            hint="Set serve.host to 127.0.0.1.",
+        )
+    return spec.Spec(
+        endpoints=(),
+        managed=True,
+        listen=listen,
+        admin=f"127.0.0.1:{serve.admin_port}",
+        state=str(configuration.home.absolute() / "state" / NAME),
+    )
+
+
+def endpoint_of(wanted: deployment.Wanted, store: str) -> spec.Endpoint:
+    """The endpoint of a serving spec for what is wanted of a deployment; its packages lie in the blob store `store`."""
+
+    def arm(release: deployment.Release, share: float) -> spec.Arm:
+        return spec.Arm(
+            release.digest,
+            release.arm,
+            store=store,
+            ref=f"{release.name}@{release.version}",
+            signature=release.signature,
+            share=share,
+        )
+
+    mirror = wanted.mirror
+    how: dict[str, Any] = {field: getattr(wanted.serving, field) for field in _SERVING}
+    return spec.Endpoint(
+        name=wanted.name,
+        arms=tuple(arm(one.release, one.share) for one in wanted.arms),
+        sticky=wanted.sticky,
+        salt=wanted.salt,
+        pins=wanted.pins,
+        override=wanted.override,
+        slow_ms=wanted.slow_ms,
+        epoch=wanted.epoch,
+        shadow=None
+        if mirror is None
+        else spec.Shadow(arm(mirror.release, 100.0), mirror.share, atol=mirror.atol, rtol=mirror.rtol),
+        **how,
+    )
+
+
+def _arms(wanted: spec.Spec, name: str) -> tuple[str, ...]:
+    """The names of an endpoint's arms, its mirror's among them."""
+    for endpoint in wanted.endpoints:
+        if endpoint.name == name:
+            mirror = () if endpoint.shadow is None else (endpoint.shadow.arm,)
+            return tuple(arm.name for arm in (*endpoint.arms, *mirror))
+    return ()
