@@ -29,7 +29,9 @@ def actor() -> str:
 
 def open_registry(configuration: settings.Settings) -> registries.Registry:
     """The registry of the settings in force."""
-    return registries.Registry.open_at(configuration.database_url, configuration.store_root)
+    return registries.Registry.open_at(
+        configuration.database_url, configuration.store_root, require=configuration.policy.require
+    )
 
 
 def open_keys(configuration: settings.Settings) -> key_rows.Keys:

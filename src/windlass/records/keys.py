@@ -1,11 +1,13 @@
 """API keys of a home: made, listed, rotated, revoked. Kept as HMACs beside the registry's rows.
 
-Opened by the CLI; what servers are told of them is `live`. Must never keep, log or return a secret but once: to whoever
-made or rotated the key.
+Opened by the CLI and the API; what servers are told of them is `live`. Must never keep, log or return a secret but
+once: to whoever made or rotated the key.
 """
 
 from __future__ import annotations
 
+import difflib
+import hmac
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +16,34 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
+from windlass.records import audit
 from windlass.security import keys
 from windlass.storage import database, tables
 from windlass.types import spec, strict_json
 
 _LONGEST_NAME = 128
 _LARGEST = 1_000_000_000
+# All that a key can be made for: a server's routes ask the first three, the control plane's any.
+SCOPES = (
+    "model:read",
+    "model:predict",
+    "model:load",
+    "model:push",
+    "model:promote",
+    "model:delete",
+    "deploy:read",
+    "deploy:write",
+    "deploy:order",
+    "job:read",
+    "job:write",
+    "feedback:write",
+    "audit:read",
+    "key:read",
+    "key:write",
+    "event:read",
+)
+# Compared with where there is no such key, so that the answer takes as long.
+_NOBODY = "0" * 64
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -97,6 +121,7 @@ class Keys:
                 raise errors.Conflict(
                     f"There is a key named '{wish.name}' already.", hint="Rotate it, revoke it, or take another name."
                 )
+            self._note(connection, "key.created", identity, actor, strict_json.plain(wish))
         return Made(identity, wish.name, text)
 
     def every(self) -> tuple[Listed, ...]:
@@ -106,6 +131,24 @@ class Keys:
             rows = connection.execute(sa.select(table).order_by(table.c.created_at, table.c.id)).all()
         return tuple(_listed(row) for row in rows)
 
+    def get(self, identity: str) -> Listed:
+        """One key, revoked or not; `NotFound` if there is none."""
+        with self._rows.read() as connection:
+            return _listed(_find(connection, identity, revoked=True))
+
+    def authenticate(self, text: str) -> Listed | None:
+        """The key that has this text, if it is live; None for any other text. Asks the database each time."""
+        parsed = keys.parse(text)
+        identity = "" if parsed is None else parsed[0]
+        with self._rows.read() as connection:
+            row = connection.execute(sa.select(tables.api_key).where(tables.api_key.c.id == identity)).one_or_none()
+        said = keys.hmac_of(text, self._pepper)
+        kept = (_NOBODY, _NOBODY) if row is None else (row.hmac, row.second_hmac or _NOBODY)
+        good = [hmac.compare_digest(said, one) for one in kept]
+        if row is None or not any(good) or row.revoked_at is not None:
+            return None
+        return _listed(row) if row.expires_at is None or row.expires_at > self._clock() else None
+
     def live(self) -> tuple[spec.Key, ...]:
         """What servers are told: keys that are neither revoked nor expired, by id."""
         table = tables.api_key
@@ -114,31 +157,54 @@ class Keys:
         now = self._clock()
         return tuple(_key(row) for row in rows if row.expires_at is None or row.expires_at > now)
 
-    def rotate(self, identity: str) -> Made:
+    def rotate(self, identity: str, *, actor: str) -> Made:
         """A new secret for a key; the one it had stays good beside it, until `end_old` or the next rotation."""
         text = keys.renew(identity)
         with self._rows.write() as connection:
             row = _find(connection, identity)
             _change(connection, identity, hmac=keys.hmac_of(text, self._pepper), second_hmac=row.hmac)
+            self._note(connection, "key.rotated", identity, actor, {"name": row.name})
         return Made(identity, row.name, text)
 
-    def end_old(self, identity: str) -> None:
+    def end_old(self, identity: str, *, actor: str) -> None:
         """Only the newest secret of a key is good from now on."""
         with self._rows.write() as connection:
-            _find(connection, identity)
+            row = _find(connection, identity)
             _change(connection, identity, second_hmac="")
+            self._note(connection, "key.old_ended", identity, actor, {"name": row.name})
 
-    def revoke(self, identity: str) -> None:
+    def revoke(self, identity: str, *, actor: str, reason: str = "") -> None:
         """A key is no longer good. Revoking it again changes nothing."""
         with self._rows.write() as connection:
             row = _find(connection, identity, revoked=True)
             if row.revoked_at is None:
                 _change(connection, identity, revoked_at=self._clock())
+                self._note(connection, "key.revoked", identity, actor, {"name": row.name}, reason)
+
+    def _note(
+        self,
+        connection: sa.Connection,
+        action: str,
+        identity: str,
+        actor: str,
+        detail: dict[str, Any],
+        reason: str = "",
+    ) -> None:
+        subject = f"key/{identity}"
+        now = self._clock()
+        audit.append(connection, actor=actor, action=action, subject=subject, reason=reason, detail=detail, now=now)
 
 
 def _check(wish: Wish) -> None:
     if not wish.name or len(wish.name) > _LONGEST_NAME or not wish.name.isprintable():
         raise errors.UsageError("a key's name has 1 to 128 printable characters.", hint="Name whom it is for.")
+    if not wish.scopes:
+        raise errors.UsageError("a key without a scope may nothing.", hint=f"Known: {', '.join(SCOPES)}.")
+    for scope in wish.scopes:
+        if scope not in SCOPES:
+            close = difflib.get_close_matches(scope, SCOPES, n=1, cutoff=0.5)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(SCOPES)}."
+            raise errors.UsageError(f"'{scope[:64]}' is no scope.", hint=hint)
     if not all(0 <= limit <= _LARGEST for limit in (wish.rate, wish.burst, wish.concurrency, wish.quota)):
         raise errors.UsageError(f"a key's limits are not below 0, nor above {_LARGEST}.", hint="0 is no limit.")
     if wish.burst and not wish.rate:

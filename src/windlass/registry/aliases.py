@@ -13,7 +13,7 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.records import outbox
+from windlass.records import audit, outbox
 from windlass.storage import database, tables
 from windlass.types import strict_json
 
@@ -49,6 +49,19 @@ def pointing(connection: sa.Connection, name: str, alias: str) -> tuple[int | No
     return (None, 0) if row is None else (row.version, row.generation)
 
 
+def to_versions(connection: sa.Connection, ids: Iterable[int]) -> tuple[tuple[str, str, int], ...]:
+    """The aliases that point to versions with these row ids: the model's name, the alias, the number."""
+    a, m, v = tables.alias, tables.model, tables.version
+    query = (
+        sa.select(m.c.name, a.c.name.label("alias"), a.c.version)
+        .join_from(a, m, a.c.model_id == m.c.id)
+        .join(v, sa.and_(v.c.model_id == a.c.model_id, v.c.number == a.c.version))
+        .where(v.c.id.in_(list(ids)))
+        .order_by(m.c.name, a.c.name)
+    )
+    return tuple((name, alias, number) for name, alias, number in connection.execute(query))
+
+
 def to_version(connection: sa.Connection, name: str, number: int) -> tuple[str, ...]:
     """The aliases that point to a version."""
     a, m = tables.alias, tables.model
@@ -82,6 +95,21 @@ def move(connection: sa.Connection, model_id: int, event: Event) -> Event:
     del values["name"]
     connection.execute(sa.insert(e).values(model_id=model_id, **values))
     outbox.add(connection, "alias.moved", msgspec.to_builtins(event), now=event.at)
+    audit.append(
+        connection,
+        actor=event.actor,
+        action="alias.moved",
+        subject=f"model/{event.name}:{event.alias}",
+        reason=event.reason,
+        detail={
+            "generation": event.generation,
+            "kind": event.kind,
+            "from": event.from_version,
+            "to": event.to_version,
+            "evidence": event.evidence,
+        },
+        now=event.at,
+    )
     return event
 
 

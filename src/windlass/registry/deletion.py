@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from windlass import errors
-from windlass.records import outbox
+from windlass.records import audit, outbox
 from windlass.registry import aliases, records, retention, versions
 from windlass.storage import blobs, database
 
@@ -59,6 +59,15 @@ class Deletion:
             digests = retention.release(connection, old.id)
             payload = {"name": name, "version": number, "digest": old.digest, "actor": actor, "reason": reason}
             outbox.add(connection, "version.deleted", payload, now=now)
+            audit.append(
+                connection,
+                actor=actor,
+                action="version.deleted",
+                subject=f"model/{name}@{number}",
+                reason=reason,
+                detail={"digest": old.digest},
+                now=now,
+            )
         sizes = {digest: self._store.size(digest) or 0 for digest in digests}
         freed = self._collector.free(digests, now=now)
         self._records.replace(old, new)

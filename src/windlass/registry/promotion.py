@@ -6,6 +6,8 @@ them over if that has changed. Must never move to bytes that it has not verified
 
 from __future__ import annotations
 
+import difflib
+import typing
 from collections.abc import Callable
 
 import msgspec
@@ -15,9 +17,11 @@ from windlass import errors
 from windlass.records import answers
 from windlass.registry import aliases, compatibility, findings, versions
 from windlass.storage import blobs, database
-from windlass.types import manifest, strict_json
+from windlass.types import deployment, evidence, manifest, strict_json
 
 _TRIES = 100
+# The command that brings each kind of evidence, where it is not `check`.
+_MAKES = {"parity": "verify", "verify": "verify", "bench": "bench"}
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -42,15 +46,20 @@ class Plan(msgspec.Struct, frozen=True):
     current: versions.Version | None
     target: versions.Version | None
     generation: int
+    # The kinds of evidence that the policy asks for and the target lacks.
+    wanting: tuple[str, ...] = ()
 
 
 class Promotion:
-    """Moves aliases."""
+    """Moves aliases. `require` are kinds of evidence: a version must have passed each before one may lead to it."""
 
-    def __init__(self, rows: database.Database, store: blobs.BlobStore, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, rows: database.Database, store: blobs.BlobStore, clock: Callable[[], float], require: tuple[str, ...] = ()
+    ) -> None:
         self._rows = rows
         self._store = store
         self._clock = clock
+        self._require = tuple(map(_check_kind, require))
 
     def move(self, wish: Wish, number: int | None) -> aliases.Event:
         """Point an alias to a version, or nowhere; see `Registry.move_alias`."""
@@ -78,6 +87,40 @@ class Promotion:
 
         return self._carry_out(wish, ("rollback",), plan)
 
+    def admit(self, release: deployment.Release, over: deployment.Release | None, *, force: bool) -> versions.Version:
+        """See `Registry.admit`."""
+        with self._rows.read() as connection:
+            target = versions.numbered(connection, release.name, release.version)
+            current = None if over is None else versions.numbered(connection, over.name, over.version)
+            wanting = self._wanting(connection, target)
+        self._check(target, current, wanting, force=force)
+        return target
+
+    def carry(
+        self, connection: sa.Connection, name: str, alias: str, number: int, *, actor: str, reason: str
+    ) -> aliases.Event | None:
+        """See `Registry.move_alias_in`."""
+        model_id = versions.lock_model(connection, name)
+        current, generation = aliases.pointing(connection, name, alias)
+        if current == number:
+            return None
+        target = versions.numbered(connection, name, number)
+        if target.status != "READY":
+            raise errors.NotAllowed(f"{name}@{number} is {target.status}.", hint=f"See: windlass models show {name}")
+        event = aliases.Event(
+            name=name,
+            alias=alias,
+            generation=generation + 1,
+            kind="move",
+            from_version=current,
+            to_version=number,
+            actor=actor,
+            reason=reason,
+            evidence=tuple(found.id for found in findings.of(connection, target.digest)),
+            at=self._clock(),
+        )
+        return aliases.move(connection, model_id, event)
+
     def _carry_out(self, wish: Wish, what: tuple[object, ...], make: Callable[[sa.Connection], Plan]) -> aliases.Event:
         request = (*what, wish.name, wish.alias, wish.expected)
         if wish.force and not wish.reason:
@@ -92,7 +135,11 @@ class Promotion:
                     raise _moved(wish, plan.generation)
                 if plan.kind == "move" and plan.generation and plan.target == plan.current:
                     return aliases.history(connection, wish.name, wish.alias)[-1]
-            self._check(wish, plan)
+                # What ran before may run again: a policy that came later must not bar the way back.
+                if plan.kind == "move":
+                    plan = msgspec.structs.replace(plan, wanting=self._wanting(connection, plan.target))
+            if plan.target is not None:
+                self._check(plan.target, plan.current, plan.wanting, force=wish.force)
             event = self._commit(wish, request, plan)
             if event is not None:
                 return event
@@ -113,6 +160,8 @@ class Promotion:
                 # Since it was checked, somebody may have quarantined or deleted it.
                 if versions.numbered(connection, wish.name, plan.target.version) != plan.target:
                     return None
+                if plan.kind == "move" and self._wanting(connection, plan.target) != plan.wanting:
+                    return None
                 grounds = tuple(found.id for found in findings.of(connection, plan.target.digest))
             event = aliases.Event(
                 name=wish.name,
@@ -130,18 +179,31 @@ class Promotion:
             answers.keep(connection, wish.idempotency_key, request, event, now=event.at)
             return event
 
-    def _check(self, wish: Wish, plan: Plan) -> None:
-        target = plan.target
-        if target is None:
-            return
+    def _wanting(self, connection: sa.Connection, target: versions.Version | None) -> tuple[str, ...]:
+        """The kinds of evidence that the policy asks for and that a version has not passed, or failed since."""
+        if target is None or not self._require:
+            return ()
+        last: dict[str, str] = {
+            found.evidence.kind: found.evidence.verdict for found in findings.of(connection, target.digest)
+        }
+        return tuple(kind for kind in self._require if last.get(kind) != "passed")
+
+    def _check(
+        self, target: versions.Version, current: versions.Version | None, wanting: tuple[str, ...], *, force: bool
+    ) -> None:
         ref = f"{target.name}@{target.version}"
         if target.status in ("DELETED", "QUARANTINED"):
             why = f": {target.reason}" if target.reason else ""
             raise errors.NotAllowed(f"{ref} is {target.status}{why}.", hint="Choose another version.")
-        if target.status != "READY" and not wish.force:
+        if target.status != "READY" and not force:
             raise errors.GateRefused(
                 f"{ref} is {target.status}, not READY.",
                 hint=f'Run: windlass verify {ref} (or repeat with --force --reason "...")',
+            )
+        if wanting and not force:
+            raise errors.GateRefused(
+                f"{ref} has not passed what the policy asks for: {', '.join(wanting)}.",
+                hint=f'Run: windlass {_MAKES.get(wanting[0], "check")} {ref} (or repeat with --force --reason "...")',
             )
         try:
             new = verified(self._store, target.digest)
@@ -149,13 +211,13 @@ class Promotion:
             raise errors.CorruptPackage(
                 f"{ref} cannot be used, its bytes are not whole: {e.message}", hint="Run: windlass models scrub"
             ) from e
-        if plan.current is None or wish.force:
+        if current is None or force:
             return
-        old = manifest_of(self._store, plan.current.digest)
+        old = manifest_of(self._store, current.digest)
         found = compatibility.breaks(new, old)
         if found:
             raise errors.GateRefused(
-                f"{ref} does not take what callers of {wish.name}@{plan.current.version} send: {'; '.join(found)}.",
+                f"{ref} does not take what callers of {current.name}@{current.version} send: {'; '.join(found)}.",
                 hint='Repeat with --force --reason "..." if the callers are ready for it.',
             )
 
@@ -171,6 +233,15 @@ def verified(store: blobs.BlobStore, digest: str) -> manifest.Manifest:
     for ref in value.blobs().values():
         store.read(ref)
     return value
+
+
+def _check_kind(kind: str) -> str:
+    known = typing.get_args(evidence.Kind)
+    if kind not in known:
+        close = difflib.get_close_matches(kind, known, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+        raise errors.UsageError(f"policy.require: '{kind[:64]}' is no kind of evidence.", hint=hint)
+    return kind
 
 
 def _current(connection: sa.Connection, wish: Wish) -> tuple[versions.Version | None, int]:

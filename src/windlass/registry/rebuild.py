@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from windlass import errors
+from windlass.records import audit
 from windlass.registry import promotion, records, retention, versions
 from windlass.storage import blobs, database
 from windlass.types import manifest, strict_json
@@ -24,7 +25,9 @@ class Rebuilt(msgspec.Struct, frozen=True):
     deleted: tuple[str, ...]
 
 
-def rebuild(rows: database.Database, store: blobs.BlobStore, kept: records.Records, *, now: float) -> Rebuilt:
+def rebuild(
+    rows: database.Database, store: blobs.BlobStore, kept: records.Records, *, actor: str, now: float
+) -> Rebuilt:
     """Make the row of every version that is on record and not in the database; all its bytes are verified."""
     found: dict[str, list[str]] = {"READY": [], "QUARANTINED": [], "DELETED": []}
     # The newest first: of two live versions with the same bytes, the older one's deletion was not yet on record.
@@ -44,6 +47,15 @@ def rebuild(rows: database.Database, store: blobs.BlobStore, kept: records.Recor
             version = versions.numbered(connection, record.name, record.version)
             retention.announce(connection, needed, now=now)
             retention.need(connection, version.id, needed)
+            audit.append(
+                connection,
+                actor=actor,
+                action="version.rebuilt",
+                subject=f"model/{record.name}@{record.version}",
+                reason=reason,
+                detail={"digest": record.digest, "status": status},
+                now=now,
+            )
         found["READY" if status in ("NEW", "VERIFIED") else status].append(f"{record.name}@{record.version}")
     return Rebuilt(*(tuple(sorted(found[status])) for status in ("READY", "QUARANTINED", "DELETED")))
 

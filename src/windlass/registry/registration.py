@@ -13,8 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.records import answers, outbox
-from windlass.registry import findings, records, retention, versions
+from windlass.records import answers, audit, outbox
+from windlass.registry import findings, records, retention, revocations, versions
 from windlass.storage import blobs, database
 from windlass.types import evidence as evidences
 from windlass.types import manifest, strict_json
@@ -89,19 +89,41 @@ class Registration:
             holders = [v for v in versions.holding(connection, found.digest) if v.digest == found.digest]
             if not holders:
                 raise errors.NotFound(f"no version has the digest {found.digest}.")
-            findings.add(connection, [found], actor=actor, now=self._clock())
-            changed = [(old, self._settle(connection, old, (found,))) for old in holders]
+            self._add_findings(connection, holders, [found], actor)
+            changed = [(old, self._settle(connection, old, (found,), actor)) for old in holders]
         self._record(changed)
 
-    def quarantine(self, digest: str, reason: str) -> tuple[versions.Version, ...]:
+    def quarantine(self, digest: str, reason: str, *, actor: str) -> tuple[versions.Version, ...]:
         """See `Registry.quarantine`."""
         with self._rows.write() as connection:
-            changed = [
-                (old, old if old.status == "QUARANTINED" else self._step(connection, old, "QUARANTINED", reason))
-                for old in versions.holding(connection, digest)
-            ]
+            changed = self._withdraw(connection, digest, reason, actor)
         self._record(changed)
         return tuple(new for old, new in changed if new != old)
+
+    def revoke(self, digest: str, reason: str, *, actor: str) -> revocations.Revoked:
+        """See `Registry.revoke`."""
+        now = self._clock()
+        with self._rows.write() as connection:
+            changed = self._withdraw(connection, digest, reason, actor)
+            if not changed:
+                raise errors.NotFound(f"no version needs {digest}.", hint="See: windlass models show NAME@VERSION")
+            revocations.add(connection, digest, reason=reason, actor=actor, now=now)
+            held = tuple(new for _, new in changed)
+            running = revocations.running(connection, held)
+            named = [f"{v.name}@{v.version}" for v in held]
+            said = {"versions": named, "deployments": running}
+            outbox.add(
+                connection, "digest.revoked", {"digest": digest, "reason": reason, "actor": actor, **said}, now=now
+            )
+            _append(connection, "digest.revoked", f"digest/{digest}", actor, reason, said, now)
+        self._record(changed)
+        return revocations.Revoked(digest, held, running)
+
+    def reinstate(self, digest: str, reason: str, *, actor: str) -> None:
+        """See `Registry.reinstate`."""
+        with self._rows.write() as connection:
+            revocations.drop(connection, digest)
+            _append(connection, "digest.reinstated", f"digest/{digest}", actor, reason, {}, self._clock())
 
     def _put(self, package: Package, needed: Mapping[str, manifest.BlobRef]) -> None:
         for digest in needed:
@@ -122,6 +144,9 @@ class Registration:
             return known, versions.numbered(connection, push.name, known.version)
         if not retention.hold(connection, self._store, needed):
             return None
+        why = revocations.reason(connection, needed)
+        if why:
+            raise errors.NotAllowed(f"{why}. Nothing was registered.", hint="Push other bytes.")
         version = versions.alive(connection, push.name, package.digest)
         created = version is None
         if version is None:
@@ -131,10 +156,11 @@ class Registration:
             versions.tag(connection, version, push.tags)
             payload = {"name": push.name, "version": number, "digest": package.digest, "actor": push.actor}
             outbox.add(connection, "version.created", payload, now=now)
+            self._note(connection, version, "version.created", push.actor, push.description, {})
         on_record = [found.evidence for found in findings.of(connection, package.digest)]
         fresh = [found for found in push.evidence if found not in on_record]
-        findings.add(connection, fresh, actor=push.actor, now=now)
-        version = self._settle(connection, version, push.evidence)
+        self._add_findings(connection, [version], fresh, push.actor)
+        version = self._settle(connection, version, push.evidence, push.actor)
         pushed = Pushed(push.name, version.version, version.digest, version.status, created)
         answers.keep(connection, push.idempotency_key, request, pushed, now=now)
         return pushed, version
@@ -154,23 +180,60 @@ class Registration:
         }
 
     def _settle(
-        self, connection: sa.Connection, version: versions.Version, found: Iterable[evidences.Evidence]
+        self, connection: sa.Connection, version: versions.Version, found: Iterable[evidences.Evidence], actor: str
     ) -> versions.Version:
         """The status after new evidence: passed checks make a version READY, and bring it back from quarantine."""
         if version.status in ("READY", "DELETED") or not findings.checked(found):
             return version
+        if revocations.of_version(connection, version):
+            return version
         if version.status != "VERIFIED":
             version = versions.set_status(connection, version, "VERIFIED", "")
-        # Until a policy asks for more, what is verified is ready.
-        return self._step(connection, version, "READY", "")
+        # READY says that it does what its model did; what a policy asks for is asked when an alias is to lead to it.
+        return self._step(connection, version, "READY", "", actor)
 
     def _step(
-        self, connection: sa.Connection, version: versions.Version, status: versions.Status, reason: str
+        self, connection: sa.Connection, version: versions.Version, status: versions.Status, reason: str, actor: str
     ) -> versions.Version:
         version = versions.set_status(connection, version, status, reason)
         payload = {"name": version.name, "version": version.version, "status": status, "reason": reason}
         outbox.add(connection, "version.status", payload, now=self._clock())
+        self._note(connection, version, "version.status", actor, reason, {"status": status})
         return version
+
+    def _withdraw(
+        self, connection: sa.Connection, digest: str, reason: str, actor: str
+    ) -> list[tuple[versions.Version, versions.Version]]:
+        """Every version that needs a blob, before and after it went into quarantine."""
+        return [
+            (old, old if old.status == "QUARANTINED" else self._step(connection, old, "QUARANTINED", reason, actor))
+            for old in versions.holding(connection, digest)
+        ]
+
+    def _add_findings(
+        self,
+        connection: sa.Connection,
+        holders: Iterable[versions.Version],
+        found: list[evidences.Evidence],
+        actor: str,
+    ) -> None:
+        findings.add(connection, found, actor=actor, now=self._clock())
+        for version in holders:
+            for one in found:
+                said = {"kind": one.kind, "verdict": one.verdict, "window": one.window}
+                self._note(connection, version, "evidence.added", actor, "", said)
+
+    def _note(
+        self,
+        connection: sa.Connection,
+        version: versions.Version,
+        action: str,
+        actor: str,
+        reason: str,
+        detail: dict[str, Any],
+    ) -> None:
+        subject = f"model/{version.name}@{version.version}"
+        _append(connection, action, subject, actor, reason, {"digest": version.digest, **detail}, self._clock())
 
     def _record(self, changed: Iterable[tuple[versions.Version, versions.Version]]) -> None:
         """Write the records; also of what was so before, as whoever changed it may have died before its record."""
@@ -179,6 +242,18 @@ class Registration:
                 self._records.replace(old, new)
             else:
                 self._records.write(new)
+
+
+def _append(
+    connection: sa.Connection,
+    action: str,
+    subject: str,
+    actor: str,
+    reason: str,
+    detail: dict[str, Any],
+    now: float,
+) -> None:
+    audit.append(connection, actor=actor, action=action, subject=subject, reason=reason, detail=detail, now=now)
 
 
 def _check_evidence(digest: str, found: Iterable[evidences.Evidence]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
+import sqlalchemy as sa
 
 from windlass import errors
 from windlass.records import answers
@@ -23,12 +24,13 @@ from windlass.registry import (
     records,
     registration,
     retention,
+    revocations,
 )
 from windlass.registry import rebuild as rebuilding
 from windlass.registry import versions as version_rows
 from windlass.storage import blobs, database
+from windlass.types import deployment, manifest, refs
 from windlass.types import evidence as evidences
-from windlass.types import manifest, refs
 
 GRACE_S = 24 * 3600.0
 
@@ -54,7 +56,10 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Registry:
-    """One registry. Threads and other processes may use it at once; a forked child opens its own."""
+    """One registry. Threads and other processes may use it at once; a forked child opens its own.
+
+    `require` are the kinds of evidence that a version must have passed before an alias or a deployment may lead to it.
+    """
 
     def __init__(
         self,
@@ -62,13 +67,15 @@ class Registry:
         store: blobs.BlobStore,
         kept: records.Records,
         clock: Callable[[], float] = time.time,
+        *,
+        require: tuple[str, ...] = (),
     ) -> None:
         self.store = store
         self._rows = rows
         self._records = kept
         self._clock = clock
         self._registration = registration.Registration(rows, store, kept, clock)
-        self._promotion = promotion.Promotion(rows, store, clock)
+        self._promotion = promotion.Promotion(rows, store, clock, require)
         self._deletion = deletion.Deletion(rows, store, kept, clock)
         self._collector = retention.Collector(rows, store)
 
@@ -78,9 +85,10 @@ class Registry:
         return cls.open_at(f"sqlite:///{home.absolute() / 'registry.db'}", str(home.absolute() / "blobs"))
 
     @classmethod
-    def open_at(cls, database_url: str, store_root: str) -> Registry:
+    def open_at(cls, database_url: str, store_root: str, *, require: tuple[str, ...] = ()) -> Registry:
         """The registry with its rows at an SQLAlchemy URL and its bytes below a path or an object store's URL."""
-        return cls(database.open_database(database_url), blobs.BlobStore(store_root), records.Records.below(store_root))
+        rows = database.open_database(database_url)
+        return cls(rows, blobs.BlobStore(store_root), records.Records.below(store_root), require=require)
 
     def close(self) -> None:
         """Give the database's connections back."""
@@ -125,15 +133,17 @@ class Registry:
             raise errors.NotAllowed(f"{named} is in quarantine: {version.reason}.", hint="Use another version.")
         return Resolved(version.name, version.version, version.digest, version.status)
 
-    def models(self) -> tuple[version_rows.Model, ...]:
-        """Every model, by name."""
+    def models(
+        self, *, search: str = "", after: str = "", limit: int | None = None, only: tuple[str, ...] = ("*",)
+    ) -> tuple[version_rows.Model, ...]:
+        """Models by name: whose name holds `search` and is like one of the globs `only`, above the name `after`."""
         with self._rows.read() as connection:
-            return version_rows.models(connection)
+            return version_rows.models(connection, search=search, after=after, limit=limit, only=only)
 
-    def versions(self, name: str) -> tuple[version_rows.Version, ...]:
-        """Every version of a model, the newest first, deleted ones too."""
+    def versions(self, name: str, *, after: int = 0, limit: int | None = None) -> tuple[version_rows.Version, ...]:
+        """The versions of a model, the newest first, deleted ones too; those below the number `after`, if given."""
         with self._rows.read() as connection:
-            return version_rows.every(connection, name)
+            return version_rows.every(connection, name, after=after, limit=limit)
 
     def show(self, ref: refs.Ref) -> Shown:
         """All that is known of a version, whatever its status."""
@@ -178,6 +188,34 @@ class Registry:
         )
         return self._promotion.move(wish, version)
 
+    def move_alias_in(
+        self,
+        connection: sa.Connection,
+        name: str,
+        alias: str,
+        version: int,
+        *,
+        actor: str,
+        reason: str = "",
+    ) -> aliases.Event | None:
+        """Point an alias to a READY version as part of the caller's transaction, on this registry's database.
+
+        For a rollout's end: what it ran was admitted and verified before, so no bytes are read. None if it points
+        there already. `NotAllowed` if the version is no longer READY.
+        """
+        return self._promotion.carry(connection, name, refs.check_alias(alias), version, actor=actor, reason=reason)
+
+    def admit(
+        self, release: deployment.Release, *, over: deployment.Release | None = None, force: bool = False
+    ) -> version_rows.Version:
+        """Check that a release may be deployed over another, by the rules of `move_alias`; nothing is changed.
+
+        `GateRefused`: not READY, without the evidence that the policy asks for, or it does not take what callers of
+        `over` send; `force` passes over these. `NotAllowed` if it is in quarantine or deleted, `CorruptPackage` if its
+        bytes are not whole.
+        """
+        return self._promotion.admit(release, over, force=force)
+
     def rollback_alias(
         self,
         name: str,
@@ -211,15 +249,34 @@ class Registry:
         """Put evidence on record; passed checks make a version READY, and bring it back from quarantine."""
         self._registration.add_evidence(found, actor=actor)
 
-    def quarantine(self, digest: str, reason: str) -> tuple[version_rows.Version, ...]:
+    def quarantine(self, digest: str, reason: str, *, actor: str) -> tuple[version_rows.Version, ...]:
         """Put every version that needs this blob (or is this package) into quarantine; returns those that changed."""
-        return self._registration.quarantine(digest, reason)
+        return self._registration.quarantine(digest, reason, actor=actor)
 
-    def scrub(self) -> tuple[blobs.Finding, ...]:
+    def users(self, digest: str) -> revocations.Users:
+        """Who has the package, or any other blob, with this digest: versions, aliases, deployments."""
+        with self._rows.read() as connection:
+            return revocations.users(connection, revocations.check_digest(digest))
+
+    def revoke(self, digest: str, reason: str, *, actor: str) -> revocations.Revoked:
+        """Let bytes run nowhere any more: every version that needs them goes into quarantine and stays there.
+
+        Deployments that run one are told by the event `digest.revoked`. The same bytes are `NotAllowed` from then on,
+        pushed under whatever name. `NotFound` if no version needs them.
+        """
+        if not reason:
+            raise errors.UsageError("to revoke bytes, give the reason.", hint='Add --reason "..."')
+        return self._registration.revoke(revocations.check_digest(digest), reason, actor=actor)
+
+    def reinstate(self, digest: str, reason: str, *, actor: str) -> None:
+        """Take a revocation back. The versions stay in quarantine until they pass their checks again."""
+        self._registration.reinstate(revocations.check_digest(digest), reason, actor=actor)
+
+    def scrub(self, *, actor: str) -> tuple[blobs.Finding, ...]:
         """Hash every blob; versions that need a broken one go into quarantine."""
         found = []
         for finding in self.store.scrub():
-            self.quarantine(finding.digest, finding.reason)
+            self.quarantine(finding.digest, finding.reason, actor=actor)
             found.append(finding)
         return tuple(found)
 
@@ -234,9 +291,9 @@ class Registry:
             answers.forget(connection, now=now)
         return self._collector.collect(now=now, grace_s=grace_s)
 
-    def rebuild(self) -> rebuilding.Rebuilt:
+    def rebuild(self, *, actor: str) -> rebuilding.Rebuilt:
         """Make the rows of a lost database again, from the records and manifests beside the blobs."""
-        return rebuilding.rebuild(self._rows, self.store, self._records, now=self._clock())
+        return rebuilding.rebuild(self._rows, self.store, self._records, actor=actor, now=self._clock())
 
     def _find(self, ref: refs.Ref) -> version_rows.Version:
         """The version that a reference means, whatever its status."""

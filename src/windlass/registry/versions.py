@@ -5,7 +5,8 @@ Called by the registry inside its transactions. Must never commit, and never giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -84,32 +85,47 @@ def make_model(connection: sa.Connection, name: str, *, now: float) -> int:
     return lock_model(connection, name)
 
 
-def models(connection: sa.Connection) -> tuple[Model, ...]:
-    """Every model, by name."""
-    pointing: dict[int, dict[str, int]] = {}
-    a = tables.alias
-    for row in connection.execute(sa.select(a).where(a.c.version.is_not(None)).order_by(a.c.name)):
-        pointing.setdefault(row.model_id, {})[row.name] = row.version
-    m, v = tables.model, tables.version
-    query = (
-        sa.select(m.c.id, m.c.name, m.c.created_at, sa.func.count(v.c.id), sa.func.coalesce(sa.func.max(v.c.number), 0))
-        .select_from(m.outerjoin(v, sa.and_(v.c.model_id == m.c.id, v.c.status != "DELETED")))
-        .group_by(m.c.id, m.c.name, m.c.created_at)
-        .order_by(m.c.name)
-    )
-    return tuple(
-        Model(name=name, versions=count, newest=newest, aliases=pointing.get(key, {}), created_at=at)
-        for key, name, at, count, newest in connection.execute(query)
-    )
+def models(
+    connection: sa.Connection,
+    *,
+    search: str = "",
+    after: str = "",
+    limit: int | None = None,
+    only: tuple[str, ...] = ("*",),
+) -> tuple[Model, ...]:
+    """Models by name: those whose name holds `search` and is like one of the globs, above the name `after`."""
+    m = tables.model
+    query = sa.select(m).order_by(m.c.name)
+    if after:
+        query = query.where(m.c.name > after)
+    if search:
+        query = query.where(m.c.name.contains(search.lower(), autoescape=True))
+    if "*" in only:
+        rows = connection.execute(query.limit(limit)).all()
+    else:
+        # The same words that a server's door uses for its globs: a database's own pattern could mean something else.
+        every_row = connection.execute(query)
+        rows = [row for row in every_row if any(fnmatch.fnmatchcase(row.name, glob) for glob in only)][:limit]
+    ids = None if limit is None else [row.id for row in rows]
+    counted, pointing = _counted(connection, ids), _pointing(connection, ids)
+    found = []
+    for row in rows:
+        count, newest = counted.get(row.id, (0, 0))
+        aliases = pointing.get(row.id, {})
+        found.append(Model(row.name, versions=count, newest=newest, aliases=aliases, created_at=row.created_at))
+    return tuple(found)
 
 
-def every(connection: sa.Connection, name: str) -> tuple[Version, ...]:
-    """Every version of a model, the newest first, deleted ones too; `NotFound` if there is no such model."""
-    rows = connection.execute(
-        _select().where(tables.model.c.name == name).order_by(tables.version.c.number.desc())
-    ).all()
+def every(connection: sa.Connection, name: str, *, after: int = 0, limit: int | None = None) -> tuple[Version, ...]:
+    """The versions of a model, the newest first, deleted ones too; `NotFound` if there is no such model.
+
+    `after` is the number of the last one that was seen, 0 if none was.
+    """
+    v = tables.version
+    query = _select().where(tables.model.c.name == name).order_by(v.c.number.desc()).limit(limit)
+    rows = connection.execute(query.where(v.c.number < after) if after else query).all()
     if not rows:
-        raise _no_model(connection, name)
+        check_model(connection, name)
     return tuple(map(_version, rows))
 
 
@@ -119,7 +135,8 @@ def numbered(connection: sa.Connection, name: str, number: int) -> Version:
         _select().where(tables.model.c.name == name, tables.version.c.number == number)
     ).one_or_none()
     if row is None:
-        newest = max(v.version for v in every(connection, name))
+        check_model(connection, name)
+        newest = every(connection, name, limit=1)[0].version
         raise errors.NotFound(
             f"'{name}' has no version {number}: its newest is {newest}.", hint=f"See: windlass models list {name}"
         )
@@ -148,6 +165,14 @@ def holding(connection: sa.Connection, digest: str) -> tuple[Version, ...]:
     held = tables.version_blob
     query = _select().join(held, held.c.version_id == tables.version.c.id).where(held.c.digest == digest)
     return tuple(_version(row) for row in connection.execute(query.order_by(tables.model.c.name, "number")))
+
+
+def statuses(connection: sa.Connection, wanted: Iterable[tuple[str, int]]) -> dict[tuple[str, int], tuple[str, str]]:
+    """The status of each of these versions (model, number) that there is, and why it is that."""
+    v, m = tables.version, tables.model
+    query = sa.select(m.c.name, v.c.number, v.c.status, v.c.reason).join_from(v, m, v.c.model_id == m.c.id)
+    rows = connection.execute(query.where(sa.tuple_(m.c.name, v.c.number).in_(list(wanted))))
+    return {(row.name, row.number): (row.status, row.reason) for row in rows}
 
 
 def newest_ready(connection: sa.Connection, name: str) -> Version | None:
@@ -193,6 +218,25 @@ def tags(connection: sa.Connection, version: Version) -> dict[str, str]:
     t = tables.tag
     rows = connection.execute(sa.select(t.c.key, t.c.value).where(t.c.version_id == version.id).order_by(t.c.key))
     return {row.key: row.value for row in rows}
+
+
+def _counted(connection: sa.Connection, ids: list[int] | None) -> dict[int, tuple[int, int]]:
+    """How many live versions models have, and the newest's number, by the model's row (None: of all models)."""
+    v = tables.version
+    query = sa.select(v.c.model_id, sa.func.count(), sa.func.max(v.c.number)).where(v.c.status != "DELETED")
+    query = query.group_by(v.c.model_id)
+    rows = connection.execute(query if ids is None else query.where(v.c.model_id.in_(ids)))
+    return {model_id: (count, newest) for model_id, count, newest in rows}
+
+
+def _pointing(connection: sa.Connection, ids: list[int] | None) -> dict[int, dict[str, int]]:
+    """Where the aliases of models point, by the model's row (None: of all models)."""
+    a = tables.alias
+    query = sa.select(a).where(a.c.version.is_not(None)).order_by(a.c.name)
+    found: dict[int, dict[str, int]] = {}
+    for row in connection.execute(query if ids is None else query.where(a.c.model_id.in_(ids))):
+        found.setdefault(row.model_id, {})[row.name] = row.version
+    return found
 
 
 def _select() -> sa.Select[Any]:

@@ -124,6 +124,16 @@ evidence = sa.Table(
     sa.Column("at", sa.Double, nullable=False),
 )
 
+# Bytes that are to run nowhere any more, whatever is pushed or verified.
+revocation = sa.Table(
+    "revocation",
+    metadata,
+    sa.Column("digest", sa.String(71), primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+)
+
 outbox = sa.Table(
     "outbox",
     metadata,

@@ -280,14 +280,14 @@ def test_corrupt_bytes_are_never_served(tmp_path: Path, push: Push, how: str) ->
         assert not registry.store.exists(f"sha256:{path.name}")
         path.write_bytes(kept)
         damage(path, how, b"other bytes")
-        assert [f.digest for f in registry.scrub()] == [f"sha256:{path.name}"]
+        assert [f.digest for f in registry.scrub(actor="ada")] == [f"sha256:{path.name}"]
         with pytest.raises(errors.NotAllowed, match="quarantine"):
             registry.resolve(refs.parse("digits@2"))
         assert registry.resolve(refs.parse("digits")).version == good.version
         # Good bytes pushed again, with checks that passed, bring it back.
         healed = push(registry, "bad")
         assert (healed.version, healed.status, healed.created) == (2, "READY", False)
-        assert registry.scrub() == ()
+        assert registry.scrub(actor="ada") == ()
     registry.close()
 
 
@@ -299,7 +299,7 @@ def test_a_lost_database_is_rebuilt(place: Any, push: Push, tmp_path: Path, make
     push(registry, "other", name="cancer")
     registry.push(make_package("unverified"), name="digits", actor="bob")
     registry.delete("digits", 2, actor="ada", reason="licence")
-    registry.quarantine(registry.resolve(refs.parse("digits@3")).digest, "it crashed")
+    registry.quarantine(registry.resolve(refs.parse("digits@3")).digest, "it crashed", actor="ada")
     registry.delete("cancer", 1, actor="ada")
     push(registry, "other", name="cancer")
     fields = ("name", "version", "digest", "status", "actor", "description", "created_at", "reason", "generation")
@@ -307,12 +307,12 @@ def test_a_lost_database_is_rebuilt(place: Any, push: Push, tmp_path: Path, make
     registry.close()
     url = f"sqlite:///{tmp_path}/new.db"
     rebuilt = registries.Registry.open_at(url, place.store)
-    done = rebuilt.rebuild()
+    done = rebuilt.rebuild(actor="ada")
     assert done.restored == ("cancer@2", "digits@1", "digits@4")
     assert (done.quarantined, done.deleted) == (("digits@3",), ("cancer@1", "digits@2"))
     after = [tuple(getattr(v, f) for f in fields) for m in rebuilt.models() for v in rebuilt.versions(m.name)]
     assert after == before
-    assert rebuilt.rebuild().restored == ()
+    assert rebuilt.rebuild(actor="ada").restored == ()
     rebuilt.gc(0)
     rebuilt.gc(0)
     for ref in ("digits@1", "digits@4", "cancer@2"):
@@ -334,7 +334,7 @@ def test_what_lost_its_bytes_too_comes_back_in_quarantine(tmp_path: Path, push: 
     registry.close()
     (tmp_path / "registry.db").unlink()
     rebuilt = registries.Registry.open(tmp_path)
-    assert rebuilt.rebuild().quarantined == ("digits@1", "digits@2")
+    assert rebuilt.rebuild(actor="ada").quarantined == ("digits@1", "digits@2")
     assert rebuilt.resolve(refs.parse("digits")).version == 3
     assert push(rebuilt, "a").status == "READY"
     assert rebuilt.resolve(refs.parse("digits@1")).version == 1

@@ -183,7 +183,7 @@ def test_quarantine_and_back(registry: registries.Registry, push: Push) -> None:
     first = push(registry, "a")
     push(registry, "b")
     blob = next(iter(registry.show(refs.parse("digits@1")).manifest.model.blobs.values()))
-    assert [v.version for v in registry.quarantine(blob.digest, "it crashed")] == [1]
+    assert [v.version for v in registry.quarantine(blob.digest, "it crashed", actor="ada")] == [1]
     with pytest.raises(errors.NotAllowed, match="it crashed"):
         resolve(registry, "digits@1")
     with pytest.raises(errors.NotAllowed):

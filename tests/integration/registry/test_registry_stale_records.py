@@ -26,7 +26,7 @@ def rebuilt_status(place: Any) -> str:
     """What a registry says of the version when only the store is left."""
     fresh = registries.Registry.open_at(f"sqlite:///{place.store}-rebuilt.db", place.store)
     try:
-        fresh.rebuild()
+        fresh.rebuild(actor="ada")
         status: str = fresh.show(refs.parse("digits@1")).version.status
         return status
     finally:
@@ -38,7 +38,7 @@ def delete(registry: registries.Registry, digest: str) -> None:
 
 
 def quarantine(registry: registries.Registry, digest: str) -> None:
-    registry.quarantine(digest, "it crashed")
+    registry.quarantine(digest, "it crashed", actor="ada")
 
 
 @pytest.mark.promise("P-61")
@@ -82,6 +82,6 @@ def test_a_release_from_quarantine_repeated_after_a_crash_is_on_record(
 
 def test_what_was_in_quarantine_is_not_told_twice(registry: registries.Registry, push: Push) -> None:
     first = push(registry, "a")
-    assert [v.version for v in registry.quarantine(first.digest, "it crashed")] == [1]
-    assert registry.quarantine(first.digest, "it crashed again") == ()
+    assert [v.version for v in registry.quarantine(first.digest, "it crashed", actor="ada")] == [1]
+    assert registry.quarantine(first.digest, "it crashed again", actor="ada") == ()
     assert registry.show(refs.parse("digits@1")).version.reason == "it crashed"

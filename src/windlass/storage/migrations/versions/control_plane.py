@@ -1,4 +1,4 @@
-"""The control plane: deployments, rollouts and their steps, jobs, leases, the audit log, feedback."""
+"""The control plane: deployments, rollouts and their steps, jobs, leases, the audit log, revocations, feedback."""
 
 from __future__ import annotations
 
@@ -130,6 +130,14 @@ def _create_audit_tables() -> None:
     )
     op.create_index("ix_audit_at", "audit", ["at"])
     op.create_index("ix_audit_subject", "audit", ["subject"])
+    op.create_table(
+        "revocation",
+        sa.Column("digest", sa.String(71), nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("actor", sa.Text, nullable=False),
+        sa.Column("at", sa.Double, nullable=False),
+        sa.PrimaryKeyConstraint("digest", name="pk_revocation"),
+    )
     head = op.create_table(
         "audit_head",
         sa.Column("id", sa.Integer, autoincrement=False, nullable=False),
@@ -168,7 +176,17 @@ def downgrade() -> None:
     for table, what in (("deployment", "deployments"), ("audit", "entries in the audit log"), ("feedback", "feedback")):
         if op.get_bind().execute(sa.select(sa.func.count()).select_from(sa.table(table))).scalar():
             raise errors.Conflict(f"there are {what}, which an older Windlass could not keep.")
-    for table in ("feedback", "audit_head", "audit", "lease", "job", "rollout_step", "rollout", "deployment"):
+    for table in (
+        "feedback",
+        "audit_head",
+        "audit",
+        "revocation",
+        "lease",
+        "job",
+        "rollout_step",
+        "rollout",
+        "deployment",
+    ):
         op.drop_table(table)
     op.drop_index("ix_outbox_next_at_due", "outbox")
     op.create_index("ix_outbox_next_at", "outbox", ["next_at"])
