@@ -9,10 +9,19 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+import numpy as np
 
+from windlass.rollout import comparisons
+from windlass.rollout.comparisons import Finding, Verdict
 from windlass.types import deployment
 
-Verdict = Literal["CONTINUE", "ABORT", "PROMOTE"]
+__all__ = ["Finding", "Guard", "Judgement", "Verdict", "judge", "slow_ms"]
+
+# Answers of the baseline before a threshold can be read off them; the part of them that is to be slow, and how far the
+# part above a bound may be from that.
+_ANSWERS = 100
+_SLOW = 0.05
+_RARE, _OFTEN = 0.01, 0.25
 
 
 class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -24,7 +33,8 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     the rates below `margin`. `slow_ms`: ok answers that took longer are slow (0: latency is not judged). `sticky`:
     keys, not requests, are drawn. `by`: "events" of real traffic; "mirror": `observed.mirrored` and `observed.pairs`;
     "scores": means of `observed.scores` beside the events. `disagreement`: of 1, the compared answers of a mirror that
-    may differ. `score_margin`: by how much a mean score may be lower (0: promotion asks for a higher one).
+    may differ; with labels, by how much it may score less. `score_margin`: by how much a mean score may be lower (0:
+    promotion asks for a higher one).
     """
 
     alpha: float = 0.01
@@ -39,26 +49,6 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     score_margin: float = 0.0
 
 
-class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One metric. `log_e`: the natural logarithm of the evidence for harm; `needed`: where it is enough.
-
-    `lower` and `upper` bound what `unit` names: the relative risk, or a difference (of rates, of means), at any number
-    of looks. `difference` is the upper end of the absolute difference of the rates, where one is known.
-    """
-
-    metric: str
-    verdict: Verdict
-    words: str
-    candidate: float = 0.0
-    baseline: float = 0.0
-    log_e: float = 0.0
-    needed: float = 0.0
-    lower: float = 0.0
-    upper: float = 0.0
-    difference: float = 1.0
-    unit: str = "relative risk"
-
-
 class Judgement(msgspec.Struct, frozen=True, omit_defaults=True):
     """The verdict and its reasons. `harmed`: requests that the candidate answered badly and the baseline would not."""
 
@@ -71,14 +61,85 @@ class Judgement(msgspec.Struct, frozen=True, omit_defaults=True):
 def slow_ms(guard: Guard, baseline: str, observed: deployment.Observed) -> float:
     """The threshold above which an ok answer is slow, in ms: the guard's own, else from what `baseline` did so far.
 
-    To be asked for once, before the start. 0.0: fewer than 100 answers were seen.
+    The baseline's 95th percentile, moved to a bound of the histogram: of the bounds that 1 % to 25 % of its answers
+    exceed, the one whose part is nearest to 5 % by ratio, so that slow answers happen; if there is none, the lowest
+    that at most 5 % exceed. To be asked for once, before the start. 0.0: fewer than 100 answers were seen, or no bound
+    fits.
     """
-    raise NotImplementedError
+    if guard.slow_ms > 0.0:
+        return guard.slow_ms
+    seen = np.zeros(len(observed.bounds) + 1)
+    for segment in observed.segments:
+        latency = segment.counts.get(baseline, deployment.Counts()).latency
+        if len(latency) == seen.size:
+            seen += latency
+    if not observed.measured or seen.sum() < _ANSWERS:
+        return 0.0
+    above = 1.0 - np.cumsum(seen)[:-1] / seen.sum()
+    fit = np.flatnonzero((above >= _RARE) & (above <= _OFTEN))
+    if fit.size:
+        return float(observed.bounds[fit[np.abs(np.log(above[fit] / _SLOW)).argmin()]]) * 1e3
+    low = np.flatnonzero(above <= _SLOW)
+    return float(observed.bounds[low[0]]) * 1e3 if low.size else 0.0
 
 
 def judge(guard: Guard, baseline: str, candidate: str, observed: deployment.Observed, began: int) -> Judgement:
     """The verdict on `candidate`, compared with `baseline`, both names of arms.
 
-    Only segments with a generation above `began` in which both arms had a share count.
+    Only segments with a generation above `began` in which both arms had a share count. Evidence of harm in any metric
+    aborts: each has a part of alpha. Promotion asks for evidence of no harm in every one, each at the whole alpha: a
+    candidate that is bad in one metric would have to deceive that one (intersection-union).
     """
-    raise NotImplementedError
+    if not observed.measured:
+        return Judgement("CONTINUE", "what runs is known, what came of it is not: without counts nothing is concluded")
+    if guard.by == "mirror":
+        return _decided(_mirror(guard, candidate, observed), 0)
+    drawn = comparisons.gather(baseline, candidate, observed, began)
+    if not len(drawn.share):
+        return Judgement("CONTINUE", f"no request has been drawn for version {candidate} beside version {baseline} yet")
+    found = [comparisons.callers(drawn, _terms(guard, slow=True))] if guard.sticky else _events(guard, drawn)
+    if guard.by == "scores":
+        scores = observed.scores.get(baseline, ()), observed.scores.get(candidate, ())
+        found.append(comparisons.scores(drawn, scores, guard.alpha / _metrics(guard), guard.score_margin))
+    return _decided([*found, *comparisons.latency(drawn, guard.alpha)], comparisons.harmed(drawn))
+
+
+def _metrics(guard: Guard) -> int:
+    """Among how many the alpha of abort is divided."""
+    return (1 if guard.sticky else 3) + (guard.by == "scores")
+
+
+def _terms(guard: Guard, *, slow: bool = False) -> comparisons.Terms:
+    r0 = max(guard.r0, guard.slow_r0) if slow and guard.slow_ms else guard.r0
+    return comparisons.Terms(guard.alpha / _metrics(guard), guard.alpha, r0, guard.delta, guard.margin)
+
+
+def _events(guard: Guard, drawn: comparisons.Drawn) -> list[Finding]:
+    ratio, drawn = comparisons.ratio(drawn)
+    return [
+        ratio,
+        comparisons.errors(drawn, _terms(guard)),
+        comparisons.refused(drawn, _terms(guard)),
+        comparisons.slow(drawn, _terms(guard, slow=True), guard.slow_ms),
+    ]
+
+
+def _mirror(guard: Guard, candidate: str, observed: deployment.Observed) -> list[Finding]:
+    mirrored = observed.mirrored or deployment.Mirrored()
+    alpha = guard.alpha / 2.0
+    found = [comparisons.agreement(candidate, mirrored, alpha, guard.disagreement, labelled=bool(observed.pairs))]
+    if observed.pairs:
+        found.append(comparisons.pairs(candidate, observed.pairs, alpha, guard.disagreement))
+    return found
+
+
+def _decided(findings: list[Finding], harmed: int) -> Judgement:
+    """ABORT if any says so; PROMOTE if all that have a say do; the words of those that decide."""
+    deciding = [finding for finding in findings if finding.decides]
+    verdict: Verdict = "CONTINUE"
+    if any(finding.verdict == "ABORT" for finding in deciding):
+        verdict = "ABORT"
+    elif deciding and all(finding.verdict == "PROMOTE" for finding in deciding):
+        verdict = "PROMOTE"
+    words = "; ".join(finding.words for finding in deciding if finding.verdict == verdict)
+    return Judgement(verdict, words, tuple(findings), harmed)
