@@ -15,6 +15,7 @@ import msgspec
 
 from windlass import errors
 from windlass.serving.door import leases
+from windlass.serving.routing import firsts
 from windlass.types import spec
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,14 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
-    """Put a spec in force. `back`: although one that is as new or newer is in force."""
+    """Put a spec in force. `back`: although one that is as new or newer is in force.
+
+    `weights` is the generation of each endpoint's weights, by its name.
+    """
 
     spec: spec.Spec
     back: bool = False
+    weights: dict[str, int] = {}
 
 
 class Revoke(msgspec.Struct, frozen=True, tag=True):
@@ -81,13 +86,19 @@ class Demand(msgspec.Struct, frozen=True, tag=True):
     wants: dict[str, leases.Want]
 
 
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """Sticky keys that had a bad event, each once from a worker."""
+
+    bad: tuple[firsts.Bad, ...]
+
+
 class Grant(msgspec.Struct, frozen=True, tag=True):
     """A worker's shares of the limits that all share, by the limit's name."""
 
     shares: dict[str, leases.Share]
 
 
-Body: TypeAlias = Start | Apply | Revoke | Change | Weigh | Status | Open | Ready | Drain | Demand | Grant
+Body: TypeAlias = Start | Apply | Revoke | Change | Weigh | Status | Open | Ready | Drain | Demand | Told | Grant
 
 
 class Question(msgspec.Struct, frozen=True, tag=True):

@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 from typing import Any
 
 import msgspec
 
 from windlass import errors
-from windlass.serving import channel, crashes, last_good, lending, member, places, sizing, starting
+from windlass.serving import channel, crashes, last_good, lending, member, places, sizing, starting, weights
 from windlass.serving.door import door as doors
+from windlass.serving.metrics import outcomes
+from windlass.serving.routing import firsts
 from windlass.types import spec
 
 log = logging.getLogger("windlass")
@@ -45,6 +48,9 @@ class Fleet:
         most = 2 * max(cores, wanted.workers)
         self._places = places.Places(listening, most, self._lending, self._asked, self._died, quiet=quiet)
         self.memory = self._places.memory
+        self._weights = weights.Weights()
+        self._heard = firsts.Heard()
+        self._instance = secrets.token_hex(8)
         self._last_good = last_good.LastGood(wanted.state)
         self._judge = crashes.Judge(self.plan.workers)
         # What a server that starts now would be planned like.
@@ -65,6 +71,7 @@ class Fleet:
             self._lending.use(self.spec.keys)
             self._spawn_task(self._lending.run())
             self._spawn_task(self._watch())
+            self._weights.keep(self.spec, self._weights.propose(self.spec))
             first = await self._fill(begun)
             await self._choose(first)
             others = [await self._fill() for _ in range(self.plan.workers - 1)]
@@ -133,9 +140,13 @@ class Fleet:
 
     async def _catch_up(self, one: member.Member) -> None:
         while one.spec is not self.spec:
-            await one.apply(self.spec, self._fitted(self.spec), back=one.spec is not None)
+            await one.apply(self.spec, self._sent(back=one.spec is not None))
         for name in sorted(self._loaded - one.loaded):
             await one.change(name, load=True)
+
+    def _sent(self, *, back: bool) -> channel.Apply:
+        """What is in force, as a worker is told."""
+        return channel.Apply(self._fitted(self.spec), back, dict(self._weights.in_force))
 
     def _fitted(self, wanted: spec.Spec) -> spec.Spec:
         """With the plan's threads where an endpoint leaves them open."""
@@ -225,7 +236,8 @@ class Fleet:
             unreached = await self._revoke(wanted)
             self._lending.use(wanted.keys)
             try:
-                taken = await self._try(wanted)
+                generations = self._weights.propose(wanted)
+                taken = await self._try(wanted, generations)
             except errors.WindlassError:
                 self._lending.use(self.spec.keys)
                 raise
@@ -234,7 +246,7 @@ class Fleet:
             keys = msgspec.structs.replace(
                 self.spec, keys=wanted.keys, key_pepper=wanted.key_pepper, trusted=wanted.trusted
             )
-            self._put_in_force(_with_models_of(wanted, keys), why="")
+            self._put_in_force(_with_models_of(wanted, keys), generations, why="")
             for one in taken:
                 one.spec = self.spec
             self._loaded &= {endpoint.name for endpoint in wanted.repository}
@@ -243,8 +255,9 @@ class Fleet:
                 self._next_plan = await self._planned(taken[0])
             return unreached
 
-    def _put_in_force(self, wanted: spec.Spec, why: str) -> None:
+    def _put_in_force(self, wanted: spec.Spec, generations: dict[str, int], why: str) -> None:
         self.spec = wanted
+        self._weights.keep(wanted, generations)
         self.fell_back = why
         self._judge.in_force()
 
@@ -268,12 +281,12 @@ class Fleet:
                 one.spec = self.spec
         return tuple(unreached)
 
-    async def _try(self, wanted: spec.Spec) -> list[member.Member]:
+    async def _try(self, wanted: spec.Spec, generations: dict[str, int]) -> list[member.Member]:
         """One worker first, then the others: all of them; if one refuses, those that took it go back."""
         members = await places.first_up(self._places, _ANY_UP_S)
-        sent = self._fitted(wanted)
-        await members[0].ask(channel.Apply(sent))
-        answers = await asyncio.gather(*(one.ask(channel.Apply(sent)) for one in members[1:]), return_exceptions=True)
+        sent = channel.Apply(self._fitted(wanted), weights=generations)
+        await members[0].ask(sent)
+        answers = await asyncio.gather(*(one.ask(sent) for one in members[1:]), return_exceptions=True)
         refused = [answer for answer in answers if isinstance(answer, BaseException)]
         taken = [
             members[0],
@@ -291,7 +304,7 @@ class Fleet:
         for one in self._places.serving():
             if one.spec is not self.spec:
                 try:
-                    await one.apply(self.spec, self._fitted(self.spec), back=True)
+                    await one.apply(self.spec, self._sent(back=True))
                 except errors.WindlassError as e:
                     log.warning("%s cannot go over to generation %d: %s", one.name, self.spec.generation, e)
                     one.kill()
@@ -304,7 +317,8 @@ class Fleet:
             why = f"generation {self.spec.generation} crashed its workers again and again"
             log.error("%s: generation %d is put back", why, good.generation)
             self._last_good.blame(self.spec, why)
-            self._put_in_force(_with_models_of(good, self.spec), why)
+            back = _with_models_of(good, self.spec)
+            self._put_in_force(back, self._weights.propose(back), why)
             await self._level()
 
     # What workers and operators ask
@@ -313,6 +327,8 @@ class Fleet:
         match body:
             case channel.Demand():
                 return self._lending.demand(one, body.wants)
+            case channel.Told():
+                return self._heard.hear(body.bad)
             case channel.Change():
                 return await self.change(body.name, body.load)
             case _:
@@ -331,6 +347,12 @@ class Fleet:
                 taken = [one for one, a in zip(members, answers, strict=True) if a is None]
                 await places.ask_all(taken, lambda one: one.change(name, load=False))
             raise refused[0]
+
+    def known(self) -> outcomes.Known:
+        """What the outcomes mean."""
+        endpoints, drawn = self.spec.endpoints, self._weights.drawn
+        generations = self._weights.in_force
+        return outcomes.Known(self._instance, self.spec.generation, endpoints, generations, drawn, self._heard.count)
 
     def ready(self) -> bool:
         """Whether a worker that makes progress can answer; at the start, once all that were planned can."""

@@ -51,11 +51,11 @@ def prepare(wanted: spec.Spec, home: Path, name: str = "") -> Path:
     control = str(run / f"{name}.sock")
     if len(control.encode()) > _LONGEST_SOCKET:
         control = str(_own_folder() / f"{hashlib.sha256(str(run).encode()).hexdigest()[:8]}-{name}.sock")
-    trusted = wanted.trusted or _trusted(home)
+    signers = wanted.trusted or trusted(home)
     verdicts = wanted.verdicts or str(home.absolute() / "verdicts")
     path = run / f"{name}.json"
     path.write_bytes(
-        strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts, trusted=trusted))
+        strict_json.canonical(msgspec.structs.replace(wanted, control=control, verdicts=verdicts, trusted=signers))
     )
     path.chmod(0o600)
     return path
@@ -67,7 +67,7 @@ def _run_folder(home: Path) -> Path:
     return run
 
 
-def _trusted(home: Path) -> tuple[str, ...]:
+def trusted(home: Path) -> tuple[str, ...]:
     """The public keys that a home lists: packages that carry code run if one of them has signed."""
     return tuple(file.read_text(encoding="ascii").strip() for file in sorted((home / "trusted").glob("*.pub")))
 

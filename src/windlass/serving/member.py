@@ -91,9 +91,9 @@ class Member:
         with contextlib.suppress(errors.Unavailable):
             self.channel.tell(body)
 
-    async def apply(self, wanted: spec.Spec, sent: spec.Spec, *, back: bool) -> None:
+    async def apply(self, wanted: spec.Spec, sent: channel.Apply) -> None:
         """Put `wanted` in force there, as `sent`."""
-        await self.ask(channel.Apply(sent, back))
+        await self.ask(sent)
         self.spec = wanted
 
     async def change(self, name: str, *, load: bool) -> None:

@@ -52,4 +52,4 @@ class Overview:
 
     def outcomes(self) -> dict[str, Any]:
         """What came of requests, by endpoint and arm."""
-        return outcomes.document(self._fleet.memory.read(), self._fleet.spec.endpoints, self._fleet.spec.generation)
+        return outcomes.document(self._fleet.memory.read(), self._fleet.known())

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class Worker:
         self._door.use_keys(left, pepper)
         self._wanted = msgspec.structs.replace(self._wanted, keys=left, key_pepper=pepper)
 
-    async def apply(self, wanted: spec.Spec, *, back: bool = False) -> None:
+    async def apply(self, wanted: spec.Spec, *, back: bool = False, weights: Mapping[str, int] | None = None) -> None:
         """Put a spec in force: models and keys. Addresses and limits are those the process was started with.
 
         `Conflict` if it is not newer than the one in force, unless it is to go `back` to it.
@@ -108,7 +108,7 @@ class Worker:
         # Revoking does not wait for models to load, nor for them to load well; a new key comes with its models.
         known = {key.id for key in self._wanted.keys}
         self.revoke(tuple(key for key in wanted.keys if key.id in known), wanted.key_pepper)
-        await self.pool.apply(wanted)
+        await self.pool.apply(wanted, weights)
         self._door.use_keys(wanted.keys, wanted.key_pepper)
         self._wanted = msgspec.structs.replace(
             self._wanted, generation=wanted.generation, keys=wanted.keys, key_pepper=wanted.key_pepper
@@ -223,6 +223,7 @@ class Post:
                 self._worker.pool.serving = False
                 await self._acceptor.drain()
                 await self._worker.finish()
+                self._tell_bad()
                 self.done.set_result(None)
             case _:
                 raise errors.Unsupported(f"a worker is not asked for {type(body).__name__}")
@@ -247,7 +248,7 @@ class Post:
         self._beat()
 
     async def _apply(self, body: channel.Apply) -> None:
-        await self._worker.apply(body.spec, back=body.back)
+        await self._worker.apply(body.spec, back=body.back, weights=body.weights)
         if not self._frozen:
             # What is here now stays: it need not be walked again, and a request leaves nothing for the collector.
             self._frozen = True
@@ -271,6 +272,12 @@ class Post:
         self._board.beat(self._place, self._acceptor.count)
         self._worker.count()
         self._demand(self._worker.allowances.wants())
+        self._tell_bad()
+
+    def _tell_bad(self) -> None:
+        bad = self._worker.pool.told.take()
+        if bad:
+            self._channel.tell(channel.Told(bad))
 
     def _demand(self, wants: dict[str, leases.Want]) -> None:
         if wants:

@@ -5,6 +5,7 @@ Implemented by serving, used by every protocol; the seam between the two. Must n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -55,6 +56,8 @@ class ModelView(msgspec.Struct, frozen=True):
     `arm` and `generation` (of the weights) are counted with the outcomes of an endpoint that has several arms; its
     view has `route(headers, caller, request_id)`, which draws the view of the arm that answers and notes the draw.
     `mirror(request, response, again)` hands an answered request to a shadow.
+    Ok answers that took longer than `slow_s` seconds are slow; `went_wrong(headers, caller)` is told of requests that
+    ended badly or slowly, where that is remembered by their sticky key.
     """
 
     name: str
@@ -73,6 +76,8 @@ class ModelView(msgspec.Struct, frozen=True):
     generation: int = 0
     route: Callable[[Mapping[bytes, bytes], str, str], ModelView] | None = None
     mirror: Callable[[inference.InferRequest, inference.InferResponse, Again], None] | None = None
+    slow_s: float = math.inf
+    went_wrong: Callable[[Mapping[bytes, bytes], str], None] | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True):

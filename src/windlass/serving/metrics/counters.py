@@ -28,15 +28,15 @@ _POWER = EXACT_ROWS.bit_length() - 1
 # with its worker.
 _TIMES = "n" * (len(SECONDS) + 1) + "s"
 KINDS = {
-    "requests": "n" * len(OUTCOMES) + "n" + _TIMES,
+    "requests": "n" * len(OUTCOMES) + "nn" + _TIMES,
     "runs": "n" + _TIMES + _TIMES + "nn" * len(ROWS) + "m" + "g" + "n" * len(SAVED),
     "counter": "n",
     "gauge": "g",
 }
 # What finds no more room is counted under this label.
 OVERFLOW = "overflow"
-# An arm's requests are told apart by so many generations of its weights; those before are counted together.
-GENERATIONS = 16
+# An endpoint's requests are told apart by so many generations of its weights; an arm's before are counted together.
+GENERATIONS = 64
 EARLIER = -1
 _NO_LABELS = {"requests": ("", "", "", "0000000000"), "runs": ("", ""), "counter": (), "gauge": ()}
 
@@ -78,16 +78,18 @@ class Histogram:
 
 class Requests:
     """Requests of one (model, version, protocol, arm, generation of its weights): admitted, their outcomes, the time
-    to answer the ok ones. What is admitted and has no outcome is in flight, or was lost with its worker.
+    to answer the ok ones, how many of those were slow. What is admitted and has no outcome is in flight, or was lost
+    with its worker.
     """
 
-    __slots__ = ("admitted", "latency", "outcomes")
+    __slots__ = ("admitted", "latency", "outcomes", "slow")
 
     def __init__(self, region: regions.Region, start: int) -> None:
         admitted = start + len(OUTCOMES)
         self.outcomes = region.words[start:admitted]
         self.admitted = region.words[admitted : admitted + 1]
-        self.latency = Histogram(region, admitted + 1, SECONDS)
+        self.slow = region.words[admitted + 1 : admitted + 2]
+        self.latency = Histogram(region, admitted + 2, SECONDS)
 
     @property
     def in_flight(self) -> int:
@@ -261,21 +263,24 @@ class Counters:
         return start
 
     def adopt(self, kind: str, key: tuple[str, ...]) -> int:
-        """The same, but a generation of an arm beyond the last few takes the place of the first of them.
+        """The same, but a generation of an endpoint beyond the last few takes the place of the first of them.
 
-        What was counted there goes to the arm's generation `EARLIER`, and so does what is older than all of them.
+        What was counted there goes to its arm's generation `EARLIER`, and so does what is older than all of them.
         """
         if kind != "requests" or (kind, key) in self._starts or int(key[-1]) <= 0:
             return self.declare(kind, key)
-        kept = sorted(one for one in self.requests if one[:-1] == key[:-1] and int(one[-1]) > 0)
-        if len(kept) < GENERATIONS:
+        kept = sorted((one[-1], one) for one in self.requests if one[0] == key[0] and int(one[-1]) > 0)
+        before = sorted({generation for generation, _ in kept} | {key[-1]})[:-GENERATIONS]
+        if not before:
             return self.declare(kind, key)
-        earlier = self.declare(kind, (*key[:-1], f"{EARLIER:010d}"))
-        if key < kept[0]:
-            return earlier
-        # Whatever is still under way is to end where it began.
-        old = next((one for one in kept if not self.requests[one].in_flight), None)
-        return self.declare(kind, key) if old is None else self._replace(old, key, earlier)
+        if key[-1] in before:
+            return self.declare(kind, _earlier(key))
+        # Whatever is still under way is to end where it began; and a key takes the place of one of its length.
+        size = regions.size(key)
+        for generation, old in kept:
+            if generation in before and regions.size(old) == size and not self.requests[old].in_flight:
+                return self._replace(old, key, self.declare(kind, _earlier(old)))
+        return self.declare(kind, key)
 
     def _replace(self, old: tuple[str, ...], key: tuple[str, ...], to: int) -> int:
         region, start = self.region, self._starts.pop(("requests", old))
@@ -285,8 +290,10 @@ class Counters:
                 slots[to + offset] += slots[start + offset]
                 slots[start + offset] = 0
             region.rename(regions.Series("requests", start, old), key)
+        moved = self.requests.pop(old)
+        self._versions[old[0], old[1]][0].remove(moved)
+        self._found("requests", key, start)
         self._starts["requests", key] = start
-        self.requests[key] = self.requests.pop(old)
         return start
 
     def _found(self, kind: str, key: tuple[str, ...], start: int) -> None:
@@ -310,3 +317,8 @@ class Counters:
     def _by_label(self, metric: telemetry.Metric) -> dict[str, int]:
         found = self.single["counter"].items()
         return {key[1]: slot[0] for key, slot in found if key[0] == metric.name and slot[0]}
+
+
+def _earlier(key: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the generations of an arm are counted that are told apart no more."""
+    return (*key[:-1], f"{EARLIER:010d}")

@@ -36,6 +36,11 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Series).decode_lines
 
 
+def size(key: tuple[str, ...]) -> int:
+    """The bytes that a key takes in the directory: as many as those of a key that is to take its place."""
+    return len(_encode(key))
+
+
 class Region:
     """The memory of one region, `BYTES` long, as words (u64) and as doubles. Pages not touched take no memory."""
 

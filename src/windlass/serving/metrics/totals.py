@@ -60,7 +60,7 @@ class _Addition:
             self._to = np.concatenate([self._to, np.zeros(more, np.intp)])
             self._codes = np.concatenate([self._codes, np.zeros(more, np.uint8)])
         # The last generations first: those that find no place beside them are counted with the earlier ones.
-        for one in sorted(new, key=lambda one: one.key, reverse=True):
+        for one in sorted(new, key=lambda one: (one.key[-1:], one.key), reverse=True):
             codes = _CODES[one.kind]
             here = self._declare(one.kind, one.key)
             start = one.start - regions.SLOTS_AT

@@ -19,7 +19,7 @@ from windlass.serving.routing import loader
 from windlass.serving.scheduling import batcher, instance, polling, stack
 from windlass.types import contract, directory, inference, signature, spec
 
-_UNROUTED = {"sticky": "", "salt": "", "pins": (), "override": False, "shadow": None}
+_UNROUTED = {"sticky": "", "salt": "", "pins": (), "override": False, "shadow": None, "slow_ms": 0.0, "epoch": 0}
 
 
 def parts(endpoint: spec.Endpoint) -> list[spec.Endpoint]:

@@ -11,13 +11,13 @@ import asyncio
 import concurrent.futures
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from windlass import errors
 from windlass.serving.door import visible
 from windlass.serving.metrics import counters
-from windlass.serving.routing import arms, disagreements, exposures, loader, router, shadow
+from windlass.serving.routing import arms, disagreements, exposures, firsts, loader, router, shadow
 from windlass.serving.scheduling import polling
 from windlass.types import directory, spec
 
@@ -47,6 +47,8 @@ class Pool:
         self.generation = 0
         self.serving = True
         self.served: dict[str, router.Routing] = {}
+        # Sticky keys that had a bad event.
+        self.told = firsts.Told()
         self._loop = loop
         self._counters = series
         self._read = read or (lambda: series)
@@ -56,6 +58,7 @@ class Pool:
         self._exposures = exposures.Exposures(state, series)
         self._random = random.Random()
         self._managed = False
+        self._weights: Mapping[str, int] = {}
         self._trusted: tuple[str, ...] = ()
         self._loading: dict[str, str] = {}
         self._failed: dict[str, str] = {}
@@ -69,8 +72,10 @@ class Pool:
         """What the first spec names is loading: whoever asks for it before it is applied is told to come back."""
         self._loading.update({e.name: e.arms[0].version for e in wanted.endpoints})
 
-    async def apply(self, wanted: spec.Spec) -> None:
+    async def apply(self, wanted: spec.Spec, weights: Mapping[str, int] | None = None) -> None:
         """Serve what the spec says: load what is new, then swap all of it at once, then let the old drain.
+
+        `weights` are the generations of the endpoints' weights, by name; the spec's own where it says none.
 
         What is in memory already is not loaded again: a change of shares alone loads nothing. `Conflict` if the spec
         is not newer than the one in force. Any error leaves everything as it was.
@@ -82,11 +87,13 @@ class Pool:
             stale = self._unsigned(wanted.trusted)
             there = {key: part for key, part in self._in_memory().items() if key.name not in stale}
             served = {name: routing.endpoint for name, routing in self.served.items() if name not in stale}
-            new = [e for e in wanted.endpoints if served.get(e.name) != e]
+            weights = weights or {}
+            new = [e for e in wanted.endpoints if served.get(e.name) != e or self._weighs_otherwise(e.name, weights)]
             loads = await self._load_all(new, there, wanted.trusted)
-            routings = self._build(new, wanted.generation, there, loads)
+            routings = self._build(new, {e.name: weights.get(e.name, wanted.generation) for e in new}, there, loads)
             # From here on nothing can fail: all of the spec is in force, or none of it.
             self._loading.clear()
+            self._weights = weights
             self._repository = {e.name: e for e in wanted.repository}
             self._managed = wanted.managed
             self._trusted = wanted.trusted
@@ -97,6 +104,9 @@ class Pool:
             for name in [name for name in self.served if name not in keep]:
                 self._retire(self.served.pop(name))
             self._failed = {name: reason for name, reason in self._failed.items() if name in keep}
+
+    def _weighs_otherwise(self, name: str, weights: Mapping[str, int]) -> bool:
+        return self.served[name].generation != weights.get(name, self.served[name].generation)
 
     def check_generation(self, wanted: spec.Spec) -> None:
         """`Conflict` unless the spec is newer than the one in force."""
@@ -116,7 +126,7 @@ class Pool:
         return found
 
     def _build(
-        self, endpoints: list[spec.Endpoint], generation: int, there: _Parts, loads: _Loads
+        self, endpoints: list[spec.Endpoint], weights: Mapping[str, int], there: _Parts, loads: _Loads
     ) -> list[router.Routing]:
         """The routings of endpoints, from what is `there` and what was loaded; nothing is in force yet."""
         made: _Parts = {}
@@ -137,7 +147,7 @@ class Pool:
                 loaded.session.close()
             raise
         every_part = there | made
-        routings = [self._routing(endpoint, generation, every_part) for endpoint in endpoints]
+        routings = [self._routing(endpoint, weights[endpoint.name], every_part) for endpoint in endpoints]
         for one in made.values():
             self._watch(one)
         return routings
@@ -177,7 +187,9 @@ class Pool:
         parts = [every[arms.identity(part)] for part in arms.parts(endpoint)]
         loaded = tuple(part for part in parts if isinstance(part, arms.Arm))
         mirrored = next((part for part in parts if isinstance(part, shadow.Shadow)), None)
-        routing = router.routing(endpoint, generation, loaded, mirrored, self._exposures, self._random.random)
+        routing = router.routing(
+            endpoint, generation, loaded, mirrored, self._exposures, self.told, self._random.random
+        )
         if routing.view.route is not None:
             self._exposures.start()
         return routing
@@ -312,7 +324,8 @@ class Pool:
         async with self._changing:
             endpoint = self._repository[name]
             loads = await self._load_all([endpoint], {}, self._trusted)
-            self._swap(self._build([endpoint], self.generation, {}, loads)[0])
+            generation = self._weights.get(name, self.generation)
+            self._swap(self._build([endpoint], {name: generation}, {}, loads)[0])
 
     async def _unload_one(self, name: str) -> None:
         async with self._changing:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from windlass import errors
-from windlass.serving.routing import arms, exposures, shadow
+from windlass.serving.routing import arms, exposures, firsts, shadow
 from windlass.types import directory, refs, spec
 
 OVERRIDE = b"x-windlass-arm"
@@ -26,6 +26,8 @@ _HEADER = "header:"
 _ROUNDING = 1e-6
 # The caller of a server without keys: everybody, hence no key to stick to.
 _ANYBODY = "local"
+# A key is remembered by 64 bits of its hash.
+_KEY_DIGITS = 16
 Note = Callable[..., None]
 
 
@@ -52,6 +54,8 @@ def check(endpoint: spec.Endpoint) -> None:
     for pin in endpoint.pins:
         if pin.arm not in known or not pin.header:
             raise errors.UsageError(f"{where} pins a header to '{pin.arm}': its arms are {_list(known)}")
+    if endpoint.slow_ms < 0 or endpoint.epoch < 0:
+        raise errors.UsageError(f"{where} has a negative slow_ms or epoch")
     if endpoint.sticky:
         if endpoint.sticky != _CALLER and not endpoint.sticky.removeprefix(_HEADER).strip(":"):
             raise errors.UsageError(f"{where} sticks to no header", hint="Write header:NAME, or caller.")
@@ -80,6 +84,29 @@ class Sticky:
         digest = state.digest()
         # As many bits as a float has, so that the place is never rounded up to 1.
         return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53, digest[8:].hex()
+
+
+class Sticks:
+    """Where an endpoint's requests stick: by a header's value or by the caller."""
+
+    def __init__(self, endpoint: spec.Endpoint) -> None:
+        self._header = endpoint.sticky.removeprefix(_HEADER).lower().encode() if endpoint.sticky != _CALLER else b""
+        self._sticky = Sticky(endpoint.salt)
+
+    def place(self, headers: Mapping[bytes, bytes], caller: str) -> tuple[float, str] | None:
+        """The place and the hash of a request's key; None if it has none."""
+        found = headers.get(self._header, b"") if self._header else _key_of(caller)
+        return self._sticky.place(found) if found else None
+
+    def went_wrong(self, tell: Callable[[int], None]) -> Callable[[Mapping[bytes, bytes], str], None]:
+        """What tells of the keys of requests that ended badly."""
+
+        def bad(headers: Mapping[bytes, bytes], caller: str) -> None:
+            found = self.place(headers, caller)
+            if found is not None:
+                tell(int(found[1][:_KEY_DIGITS], 16))
+
+        return bad
 
 
 def layout(shares: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -143,8 +170,7 @@ class Router:
         self._uniform = uniform
         self._pins = [(p.header.lower().encode(), p.value.encode(), p.arm) for p in endpoint.pins]
         self._override = endpoint.override
-        self._sticky = Sticky(endpoint.salt) if endpoint.sticky else None
-        self._header = endpoint.sticky.removeprefix(_HEADER).lower().encode() if endpoint.sticky != _CALLER else b""
+        self._sticks = Sticks(endpoint) if endpoint.sticky else None
 
     def route(self, headers: Mapping[bytes, bytes], caller: str, request_id: str) -> directory.ModelView:
         """The arm of a request: pinned, named, or drawn. `InvalidInput` naming the arms if it names none of them."""
@@ -155,15 +181,12 @@ class Router:
             return self._choose(headers[OVERRIDE].decode("latin-1"), "override", caller, request_id)
         how: exposures.How = "draw"
         key = ""
-        if self._sticky is None:
+        stuck = None if self._sticks is None else self._sticks.place(headers, caller)
+        if stuck is None:
             place = self._uniform()
         else:
-            found = headers.get(self._header, b"") if self._header else _key_of(caller)
-            if found:
-                how = "sticky"
-                place, key = self._sticky.place(found)
-            else:
-                place = self._uniform()
+            how = "sticky"
+            place, key = stuck
         view, probability = self._drawn[bisect.bisect_right(self._ends, place)]
         if self._note is not None:
             self._note(request_id, view.arm, probability, view.generation, how, key, caller)
@@ -212,6 +235,7 @@ def routing(
     loaded: tuple[arms.Arm, ...],
     mirrored: shadow.Shadow | None,
     log: exposures.Exposures,
+    told: firsts.Told,
     uniform: Callable[[], float] = random.random,
 ) -> Routing:
     """Put arms behind an endpoint. All of its views share one lease; the arms are held until it is retired."""
@@ -221,21 +245,28 @@ def routing(
         arm.uses.hold()
     if mirrored is not None:
         mirrored.uses.hold()
+    slow_s = endpoint.slow_ms / 1e3 or math.inf
+    sticks = Sticks(endpoint) if endpoint.sticky and endpoint.epoch else None
     if len(loaded) == 1 and mirrored is None:
-        view = msgspec.structs.replace(loaded[0].view, lease=lease)
+        view = msgspec.structs.replace(loaded[0].view, lease=lease, slow_s=slow_s)
         return Routing(endpoint, generation, loaded, None, view, {view.version: view}, lease)
     named = [
         msgspec.structs.replace(
             arm.view,
-            arm=told.name,
+            arm=said.name,
             generation=generation,
             versions=versions,
             lease=lease,
-            mirror=None if mirrored is None else mirrored.mirror_of(arm.loaded, told.name),
+            mirror=None if mirrored is None else mirrored.mirror_of(arm.loaded, said.name),
+            slow_s=slow_s,
+            went_wrong=None
+            if sticks is None
+            else sticks.went_wrong(told.teller(endpoint.name, endpoint.epoch, said.name, generation)),
         )
-        for told, arm in zip(endpoint.arms, loaded, strict=True)
+        for said, arm in zip(endpoint.arms, loaded, strict=True)
     ]
-    chosen = {view.arm: msgspec.structs.replace(view, generation=0, mirror=None) for view in named}
+    # What was chosen is no evidence.
+    chosen = {view.arm: msgspec.structs.replace(view, generation=0, mirror=None, went_wrong=None) for view in named}
     router = Router(endpoint, named, chosen, log.journal(endpoint.name), uniform)
     by_version: dict[str, directory.ModelView] = {}
     for view in chosen.values():
@@ -251,5 +282,6 @@ def routing(
                 return None
         return refusal
 
-    view = msgspec.structs.replace(named[0], arm="", generation=0, mirror=None, refuses=refuses, route=router.route)
+    plain = msgspec.structs.replace(named[0], arm="", generation=0, mirror=None, went_wrong=None)
+    view = msgspec.structs.replace(plain, refuses=refuses, route=router.route)
     return Routing(endpoint, generation, loaded, mirrored, view, by_version, lease)

@@ -222,11 +222,19 @@ class Question(msgspec.Struct, eq=False):
             series = permit.series or self._series_of(permit, permit.view)
             series.admitted[0] += 1
         series.outcomes[outcome] += 1
+        view = permit.view
         if outcome == counters.OK:
-            series.latency.observe(context.clock() - self.arrived)
+            seconds = context.clock() - self.arrived
+            series.latency.observe(seconds)
+            if seconds > view.slow_s:
+                series.slow[0] += 1
+                if view.went_wrong is not None:
+                    view.went_wrong(permit.head.headers, permit.caller.id)
+        elif view.went_wrong is not None and outcome != counters.CANCELLED:
+            view.went_wrong(permit.head.headers, permit.caller.id)
         if self.arrived:
             context.door.in_flight -= 1
-        permit.view.lease.release()
+        view.lease.release()
         if permit.caller.allowance is not None:
             permit.caller.allowance.release()
 

@@ -219,6 +219,32 @@ def _asked(counted: dict[int, int]) -> list[int]:
     return [g for g, count in counted.items() for _ in range(count // g)]
 
 
+def test_generations_are_an_endpoints_whatever_its_arms(memory: totals.Memory) -> None:
+    kept = counters.GENERATIONS
+    worker = memory.writer(1)
+    used = []
+    # Each version is a candidate for ten generations, then the baseline for ten: as rollouts come one after another.
+    for generation in range(1, 6 * kept + 1):
+        newest = 102 + generation // 10
+        for version in (str(newest - 1), str(newest)):
+            worker.requests_of("m", version, "p", version, generation).outcomes[counters.OK] += 1
+        used.append(worker.region.words[regions.DIRECTORY])
+    found = memory.read().arms("m")
+    apart: dict[int, int] = {}
+    for (_, generation), every in found.items():
+        if generation > 0:
+            apart[generation] = apart.get(generation, 0) + sum(one.outcomes[counters.OK] for one in every)
+    assert [apart[each] for each in range(5 * kept + 1, 6 * kept + 1)] == [2] * kept
+    assert len(apart) == kept
+    assert sum(one.outcomes[counters.OK] for every in found.values() for one in every) == 12 * kept
+    # From then on each version adds the lines of its own past alone.
+    lines = (used[-1] - used[4 * kept]) / (2 * kept / 10)
+    assert lines < 2 * len('["requests",1234567,["m","100","p","100","0000000001"]]')
+    assert memory.read().statistics("m", "111").success_count == sum(
+        one.outcomes[counters.OK] for (arm, _), every in found.items() if arm == "111" for one in every
+    )
+
+
 def test_a_generation_with_requests_under_way_is_not_replaced(memory: totals.Memory) -> None:
     worker = memory.writer(1)
     first = worker.requests_of("m", "1", "p", "a", 1)
