@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -17,10 +17,12 @@ from windlass import errors
 from windlass.desired import admission, history, previews, wishes
 from windlass.records import answers
 from windlass.records import deployments as stored
+from windlass.records import feedback as feedback_rows
 from windlass.records import rollouts as rollout_rows
 from windlass.registry import registry as registries
 from windlass.registry import versions
 from windlass.rollout import plan as plans
+from windlass.serving.routing import router
 from windlass.storage import database
 from windlass.types import deployment as types
 
@@ -29,11 +31,13 @@ _MOST_ROLLOUTS = 10_000
 
 
 class _Asked(NamedTuple):
-    """Who wants a change, why, and at which generation (None: whatever it is)."""
+    """Who wants a change, why, at which generation (None: whatever it is), and under which idempotency key."""
 
     actor: str
     reason: str
     expected: int | None
+    request: tuple[object, ...] = ()
+    idempotency_key: str = ""
 
 
 class Deployments:
@@ -71,19 +75,20 @@ class Deployments:
         """
         _check_forced(force, reason)
         request = ("deploy", msgspec.to_builtins(wish), expected_generation, again)
-        with self._rows.read() as connection:
-            known = answers.recall(connection, idempotency_key, request, stored.Deployment)
-            old = stored.get(connection, wish.name)
+        asked = _Asked(actor, reason, expected_generation, request, idempotency_key)
+        known = self._known(asked)
         if known is not None:
             return known
+        with self._rows.read() as connection:
+            old = stored.get(connection, wish.name)
         desired = self._desired(wish, old)
         if old is not None and not _changes(old, desired, again=again):
             _check_seen(old, expected_generation)
             return old
+        plans.make(desired, None if old is None else old.status.live)
         if not force:
             self._admit(desired, old)
-        asked = _Asked(actor, reason, expected_generation)
-        return self._write(desired, old, asked, request=request, idempotency_key=idempotency_key)
+        return self._write(desired, old, asked)
 
     def rollback(
         self,
@@ -94,6 +99,7 @@ class Deployments:
         reason: str = "",
         expected_generation: int | None = None,
         force: bool = False,
+        idempotency_key: str = "",
     ) -> stored.Deployment:
         """Go back: while a rollout is under way to what is live, else to what was live before it, or to `ref`.
 
@@ -101,8 +107,12 @@ class Deployments:
         `Conflict` if there is nothing to go back to, `NotAllowed` if that is in quarantine.
         """
         _check_forced(force, reason)
+        request = ("rollback", name, ref, expected_generation)
+        asked = _Asked(actor, reason or "rollback", expected_generation, request, idempotency_key)
+        known = self._known(asked)
+        if known is not None:
+            return known
         old = self.get(name)
-        asked = _Asked(actor, reason or "rollback", expected_generation)
         if not ref and _under_way(old):
             return self._say(old, "abort", asked)
         release = self._before(old) if not ref else admission.resolve(self._registry, ref)
@@ -117,24 +127,46 @@ class Deployments:
         return self._write(back, old, asked)
 
     def order(
-        self, name: str, what: Order, *, actor: str, reason: str = "", expected_generation: int | None = None
+        self,
+        name: str,
+        what: Order,
+        *,
+        actor: str,
+        reason: str = "",
+        expected_generation: int | None = None,
+        idempotency_key: str = "",
     ) -> stored.Deployment:
         """A person's word about the rollout under way; `Conflict` if there is none. Said again, it changes nothing."""
+        asked = _Asked(actor, reason or what, expected_generation, ("order", name, what), idempotency_key)
+        known = self._known(asked)
+        if known is not None:
+            return known
         old = self.get(name)
         if not _under_way(old):
             raise errors.Conflict(
                 f"no rollout of '{name}' is under way: there is nothing to {what}.",
                 hint=f"See: windlass rollout status {name}",
             )
-        return self._say(old, what, _Asked(actor, reason or what, expected_generation))
+        return self._say(old, what, asked)
 
     def remove(
-        self, name: str, *, actor: str, reason: str = "", expected_generation: int | None = None
+        self,
+        name: str,
+        *,
+        actor: str,
+        reason: str = "",
+        expected_generation: int | None = None,
+        idempotency_key: str = "",
     ) -> stored.Deployment:
         """Want it no more; returns what it was. The controller takes it off its target."""
-        now = self._clock()
+        now, request = self._clock(), ("remove", name, expected_generation)
         with self._rows.write() as connection:
-            return stored.remove(connection, name, expected=expected_generation, actor=actor, reason=reason, now=now)
+            known = answers.recall(connection, idempotency_key, request, stored.Deployment)
+            if known is not None:
+                return known
+            gone = stored.remove(connection, name, expected=expected_generation, actor=actor, reason=reason, now=now)
+            answers.keep(connection, idempotency_key, request, gone, now=now)
+            return gone
 
     def get(self, name: str) -> stored.Deployment:
         """A deployment; `NotFound` names the nearest."""
@@ -206,6 +238,25 @@ class Deployments:
             steps = rollout_rows.steps(connection, then.id) if then is not None else ()
         return history.live_at(name, moment, past[::-1], steps)
 
+    def take_feedback(self, name: str, given: Sequence[feedback_rows.Given]) -> feedback_rows.Added:
+        """Put scores on record, of requests or of sticky keys; keys are kept as the hash that the log of exposures has.
+
+        Given again they change nothing; another score for the same is a revision. `UsageError` names the item.
+        """
+        feedback_rows.check(given)
+        sticky = router.Sticky(self.get(name).desired.salt)
+        hashed = [
+            msgspec.structs.replace(one, key=sticky.place(one.key.encode())[1]) if one.key else one for one in given
+        ]
+        with self._rows.write() as connection:
+            return feedback_rows.add(connection, name, hashed, now=self._clock())
+
+    def feedback(self, name: str) -> feedback_rows.Standing:
+        """What is known of a deployment's feedback: how much, how much was joined, and the mean by arm."""
+        self.get(name)
+        with self._rows.read() as connection:
+            return feedback_rows.standing(connection, name)
+
     def _desired(self, wish: wishes.Wish, old: stored.Deployment | None) -> types.Desired:
         """The wish with its references resolved, and its strategy's parameters checked."""
         wishes.check(wish)
@@ -260,20 +311,17 @@ class Deployments:
             return old
         return self._write(said, old, asked)
 
-    def _write(
-        self,
-        desired: types.Desired,
-        old: stored.Deployment | None,
-        asked: _Asked,
-        *,
-        request: tuple[object, ...] = (),
-        idempotency_key: str = "",
-    ) -> stored.Deployment:
+    def _known(self, asked: _Asked) -> stored.Deployment | None:
+        """What was answered to the same request before."""
+        with self._rows.read() as connection:
+            return answers.recall(connection, asked.idempotency_key, asked.request, stored.Deployment)
+
+    def _write(self, desired: types.Desired, old: stored.Deployment | None, asked: _Asked) -> stored.Deployment:
         """Store it, if nobody changed the deployment, or quarantined a release, since it was looked at."""
         now = self._clock()
         expected = asked.expected if asked.expected is not None else (0 if old is None else old.generation)
         with self._rows.write() as connection:
-            known = answers.recall(connection, idempotency_key, request, stored.Deployment)
+            known = answers.recall(connection, asked.idempotency_key, asked.request, stored.Deployment)
             if known is not None:
                 return known
             for release in (desired.release, *desired.against):
@@ -284,7 +332,7 @@ class Deployments:
                         hint="Choose another version.",
                     )
             new = stored.put(connection, desired, expected=expected, actor=asked.actor, reason=asked.reason, now=now)
-            answers.keep(connection, idempotency_key, request, new, now=now)
+            answers.keep(connection, asked.idempotency_key, asked.request, new, now=now)
             return new
 
 

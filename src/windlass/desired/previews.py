@@ -90,19 +90,20 @@ class Traffic(NamedTuple):
 
 
 def traffic(steps: Sequence[rollouts.Step]) -> Traffic:
-    """What the counts of a rollout's last step say; zeros where there are none."""
-    if len(steps) < 1:
+    """What the counts of a rollout's steps say, from its start to its last step; zeros where there are none."""
+    if len(steps) < 2:
         return Traffic()
     try:
-        segments = msgspec.convert(steps[-1].counts.get("segments", []), tuple[deployment.Segment, ...])
-        until = msgspec.convert(steps[-1].counts.get("at", steps[-1].at), float)
+        # A step's counts are brought up to date until the next one is taken.
+        counts = msgspec.convert(steps[-2].counts, dict[str, dict[str, int]])
     except msgspec.ValidationError:
         return Traffic()
-    every = [counts for segment in segments for counts in segment.counts.values()]
-    admitted, seconds = sum(one.admitted for one in every), until - steps[0].at
+    seconds = steps[-1].at - steps[0].at
+    admitted = sum(arm.get("admitted", 0) for arm in counts.values())
     if not admitted or seconds <= 0:
         return Traffic()
-    return Traffic(admitted / seconds, sum(one.failed + one.expired + one.slow for one in every) / admitted)
+    bad = sum(arm.get(kind, 0) for arm in counts.values() for kind in ("failed", "expired", "slow"))
+    return Traffic(admitted / seconds, bad / admitted)
 
 
 def expected(plan: plans.Plan, *, rate: float, bad: float) -> tuple[str, ...]:
