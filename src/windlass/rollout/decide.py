@@ -1,19 +1,30 @@
 """The one state machine of all rollouts: from what was seen and judged to what is wanted next.
 
 Called by the controller after each look at the target, and by simulations. Must never look at a clock, a store or a
-target, and never send a request to a release that is not READY.
+target, never send a request to a release that is not READY, and never take silence for success.
+
+    PREPARING --all READY--> RUNNING --last stage passed, or proof--> PROMOTING --in force, kept long enough--> DONE new
+        |                       |                                        |
+        +----failed, late-------+---harm, failed, abort, inconclusive----+----> RETURNING --in force--> DONE old
+
+A person's `promote` leads from PREPARING (once READY) and RUNNING to PROMOTING, against any evidence but not with a
+release that fails; `abort` leads back from everywhere but DONE. Paused, nothing goes on, but harm still goes back: who
+pauses wants to look, not to harm. RETURNING is never left: whoever still wants the new release deploys it again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
-from windlass.rollout import evidence
+from windlass.rollout import evidence, wanting
 from windlass.rollout import plan as plans
+from windlass.rollout.strategies import base
 from windlass.types import deployment
 
+replace = msgspec.structs.replace
 Verdict = Literal["", "CONTINUE", "PROMOTE", "ABORT", "INCONCLUSIVE"]
 
 
@@ -22,19 +33,20 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     It is equal to the one before as long as nothing happens, so that it need not be stored again. `began` is the
     generation of the weights before the start, `slow_ms` the threshold of slow answers, fixed at the start. `since` is
-    when the present step was first seen in force, `running_at` when a candidate was first asked. `asked` is how many
-    requests each candidate had been asked when the stage began. `verdict` and `words` say why it ends.
+    when the present step came in force (`in_force`) or is waited for, `running_at` when a candidate was first asked.
+    `asked` is how many requests the least asked candidate had been asked when the step came in force. `verdict` and
+    `words` say why it ends, `failed` that a release could not be run.
     """
 
     phase: Literal["PREPARING", "RUNNING", "PROMOTING", "RETURNING", "DONE"] = "PREPARING"
     stage: int = 0
     began: int = 0
     slow_ms: float = 0.0
-    started_at: float = 0.0
-    since: float | None = None
+    in_force: bool = False
+    since: float = 0.0
     running_at: float | None = None
     paused_at: float | None = None
-    asked: tuple[int, ...] = ()
+    asked: int = 0
     outcome: Literal["", "new", "old"] = ""
     verdict: Verdict = ""
     failed: bool = False
@@ -60,12 +72,32 @@ class Step(msgspec.Struct, frozen=True):
 
 def start(plan: plans.Plan, observed: deployment.Observed, now: float) -> State:
     """The state of a rollout that begins now. `observed` is what runs before it: from it come what is fixed."""
-    raise NotImplementedError
+    guard = plan.course.guard
+    slow = evidence.slow_ms(guard, plan.old.arm, observed) if guard and plan.old else 0.0
+    return State(began=observed.generation, slow_ms=slow, since=now)
 
 
 def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evidence.Judgement:
-    """What the evidence says at this step of the course, over all its candidates: harm by any, or proof for the new."""
-    raise NotImplementedError
+    """What the evidence says at this step of the course, over all its candidates: harm by any, or proof for the new.
+
+    Where several are compared, the course's guard has their part of alpha.
+    """
+    stage = plan.course.stages[state.stage]
+    guard = plan.course.mirror_guard if stage.mirror else plan.course.guard
+    if guard is None or plan.old is None or state.running_at is None:
+        return evidence.Judgement("CONTINUE", "")
+    guard = replace(guard, slow_ms=state.slow_ms)
+    old = plan.old.arm
+    each = [evidence.judge(guard, old, release.arm, observed, state.began) for release in plan.candidates]
+    if len(each) == 1:
+        return each[0]
+    harm = [one for one in each if one.verdict == "ABORT"]
+    return evidence.Judgement(
+        verdict=harm[0].verdict if harm else each[0].verdict,
+        words=" ".join(one.words for one in harm or each),
+        findings=tuple(finding for one in each for finding in one.findings),
+        harmed=sum(one.harmed for one in each),
+    )
 
 
 def decide(
@@ -73,12 +105,237 @@ def decide(
 ) -> Step:
     """The next step. The controller stores `state`, applies `wanted`, looks, and asks again: at once if it changed.
 
-    After a crash it applies what the stored state wanted (`wanted`) and goes on. A release that the target refused to
-    load is told as an arm that FAILED, with the reason. Deciding twice from the same look changes nothing more.
+    After a crash it applies what the stored state wants (`wanted`) and goes on. A release that the target refused to
+    load is told as an arm that FAILED, with the reason.
     """
-    raise NotImplementedError
+    after = _after(plan, state, observed, judgement, now)
+    return Step(
+        state=after,
+        wanted=wanted(plan, after, observed),
+        phase=_phase(after),
+        verdict=after.verdict or (judgement.verdict if after.phase == "RUNNING" and _judged(plan, after) else ""),
+        words=_words(plan, after, observed, judgement),
+        done=after.phase == "DONE",
+        outcome=after.outcome,
+    )
 
 
 def wanted(plan: plans.Plan, state: State, observed: deployment.Observed) -> deployment.Wanted | None:
     """What the target is to run in this state: the same for the same state, but for releases that are not READY yet."""
-    raise NotImplementedError
+    if state.phase == "DONE":
+        return wanting.alone(plan, plan.new if state.outcome == "new" else plan.old)
+    if state.phase == "RETURNING":
+        return wanting.returning(plan, observed, state.slow_ms)
+    return wanting.staged(plan, _stage(plan, state), observed, state.slow_ms)
+
+
+def _phase(state: State) -> deployment.Phase:
+    """What a deployment's status says of it."""
+    if state.phase == "DONE":
+        return "FAILED" if state.failed else "LIVE"
+    return "PAUSED" if state.paused_at is not None else state.phase
+
+
+def _after(
+    plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement, now: float
+) -> State:
+    """The state after one look: at most one arrow of the picture above, and from RETURNING at once to its end."""
+    if state.phase == "DONE":
+        return state
+    if state.phase != "RETURNING":
+        state = _looked(plan, _pause(plan, state, now), observed, now)
+        returned = _returned(plan, state, observed, judgement, now)
+        if returned is None:
+            return state if state.paused_at is not None else _onward(plan, state, observed, judgement, now)
+        state = returned
+    return replace(state, phase="DONE", outcome="old") if wanting.back(plan, observed) else state
+
+
+def _pause(plan: plans.Plan, state: State, now: float) -> State:
+    """While paused no time passes: what was to be held is held as long again."""
+    paused = plan.paused and plan.order != "promote"
+    if paused:
+        return state if state.paused_at is not None else replace(state, paused_at=now)
+    if state.paused_at is None:
+        return state
+    lost = max(0.0, now - state.paused_at)
+    running = None if state.running_at is None else min(now, state.running_at + lost)
+    return replace(state, paused_at=None, since=min(now, state.since + lost), running_at=running)
+
+
+def _looked(plan: plans.Plan, state: State, observed: deployment.Observed, now: float) -> State:
+    """Whether the present step is in force, since when, and how much its candidates had been asked by then."""
+    stage = _stage(plan, state)
+    force = wanting.in_force(plan, stage, observed)
+    asked = wanting.asked(plan, stage, observed, state.began)
+    if force != state.in_force:
+        state = replace(state, in_force=force, since=now, asked=asked)
+    elif asked < state.asked:
+        # The target lost counts: those that come from now on are new all the same.
+        state = replace(state, asked=asked)
+    if force and state.running_at is None and (stage.mirror or any(stage.shares)):
+        return replace(state, running_at=now, phase="RUNNING" if state.phase == "PREPARING" else state.phase)
+    return state
+
+
+def _returned(
+    plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement, now: float
+) -> State | None:
+    """The state that goes back, and why; None where nothing speaks for it."""
+    if plan.order == "abort":
+        return _to(state, now, "RETURNING", "A person ordered to abort.")
+    for release in plan.candidates if state.phase != "PROMOTING" else (plan.new,):
+        found = wanting.state_of(release, observed)
+        said = f"Version {release.arm}"
+        if found.state == "FAILED":
+            why = f": {found.reason}" if found.reason else "."
+            return _to(state, now, "RETURNING", f"{said} failed{why}", failed=True)
+        # Where the old one is gone too it was the target that lost them; both are loaded again.
+        kept = plan.old is not None and wanting.state_of(plan.old, observed).state == "READY"
+        if found.state == "ABSENT" and state.running_at is not None and kept:
+            return _to(state, now, "RETURNING", f"{said} is gone from the target while it was in use.", failed=True)
+        late = not state.in_force and found.state != "READY" and now - state.since > plan.course.ready_s
+        if late and state.paused_at is None:
+            within = plans.span(plan.course.ready_s)
+            return _to(state, now, "RETURNING", f"{said} was not ready within {within}.", failed=True)
+    unknown = state.phase == "PREPARING" and plan.course.guard is not None and not observed.measured
+    if unknown and now - state.since > plan.course.ready_s and state.paused_at is None:
+        return _to(state, now, "RETURNING", "The counts of requests cannot be had.", verdict="INCONCLUSIVE")
+    if judgement.verdict == "ABORT" and plan.order != "promote":
+        return _to(state, now, "RETURNING", judgement.words or "The evidence says harm.", verdict="ABORT")
+    return None
+
+
+def _onward(
+    plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement, now: float
+) -> State:
+    """The state that goes on, where the present step is passed."""
+    course, stage = plan.course, _stage(plan, state)
+    if state.phase == "PROMOTING":
+        kept = state.in_force and now - state.since >= course.keep_s
+        return replace(state, phase="DONE", outcome="new") if kept else state
+    if plan.order == "promote" and (state.phase == "RUNNING" or wanting.ready(plan.new, observed)):
+        against = f", against the evidence: {judgement.words}" if judgement.verdict == "ABORT" else "."
+        return _to(state, now, "PROMOTING", f"A person ordered to promote{against}")
+    proof = _proof(plan, state, observed, judgement)
+    passed = (
+        state.in_force
+        and now - state.since >= stage.hold_s
+        and (observed.measured or not _judged(plan, state))
+        and (not stage.asked or wanting.asked(plan, stage, observed, state.began) > state.asked)
+        and (proof or not stage.proven)
+    )
+    running_s = 0.0 if state.running_at is None else now - state.running_at
+    early = proof and not stage.mirror and course.early_s is not None and running_s >= course.early_s
+    if early or (passed and state.stage + 1 == len(course.stages)):
+        return _ended(plan, state, judgement, now)
+    if passed:
+        # What follows a mirror is a new comparison, with requests of its own.
+        begun = {"running_at": None, "phase": "PREPARING"} if stage.mirror else {}
+        return replace(state, stage=state.stage + 1, in_force=False, since=now, **begun)
+    if course.max_s and running_s >= course.max_s:
+        doubts = [_capital(doubt) + "." for doubt in _doubts(plan, state, observed)]
+        said = " ".join((f"No verdict within {plans.span(course.max_s)}.", *doubts, judgement.words))
+        return _to(state, now, "RETURNING", said.strip(), verdict="INCONCLUSIVE")
+    return state
+
+
+def _ended(plan: plans.Plan, state: State, judgement: evidence.Judgement, now: float) -> State:
+    """Where the course leads once it is passed, and on what grounds."""
+    stage = _stage(plan, state)
+    proven = judgement.verdict == "PROMOTE" and (stage.proven or plan.course.early_s is not None)
+    said = judgement.words if proven else "All steps passed."
+    if plan.old is None:
+        said = "There is nothing to compare it with."
+    verdict: Verdict = "PROMOTE" if proven else ""
+    if plan.course.ends == "old":
+        return _to(state, now, "RETURNING", f"{said} This was a trial.", verdict=verdict)
+    return _to(state, now, "PROMOTING", said, verdict=verdict)
+
+
+def _to(
+    state: State,
+    now: float,
+    phase: Literal["PROMOTING", "RETURNING"],
+    words: str,
+    *,
+    verdict: Verdict = "",
+    failed: bool = False,
+) -> State:
+    """The state that leaves the course for one of the two ends."""
+    return replace(
+        state, phase=phase, in_force=False, since=now, paused_at=None, words=words, verdict=verdict, failed=failed
+    )
+
+
+def _stage(plan: plans.Plan, state: State) -> base.Stage:
+    """What is to be in force: the stage of the course, or all requests for the new release."""
+    stage = plan.course.stages[state.stage]
+    if state.phase != "PROMOTING":
+        return stage
+    return base.Stage((100.0, *(0.0 for _ in plan.against)), old_capacity=plan.course.stages[-1].old_capacity)
+
+
+def _judged(plan: plans.Plan, state: State) -> bool:
+    """Whether evidence has a say at the present stage."""
+    mirrored = plan.course.stages[state.stage].mirror
+    return (plan.course.mirror_guard if mirrored else plan.course.guard) is not None
+
+
+def _proof(plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement) -> bool:
+    """Whether the verdict PROMOTE stands on something: known counts, and requests of every candidate."""
+    counted = wanting.asked(plan, _stage(plan, state), observed, state.began) > 0
+    return judgement.verdict == "PROMOTE" and state.in_force and observed.measured and counted
+
+
+def _doubts(plan: plans.Plan, state: State, observed: deployment.Observed) -> list[str]:
+    """What keeps the evidence from speaking."""
+    stage = _stage(plan, state)
+    found = []
+    if not state.in_force:
+        found.append("this step is not in force yet")
+    elif not observed.measured:
+        found.append("the counts of requests are not known, so nothing is concluded")
+    elif stage.asked and wanting.asked(plan, stage, observed, state.began) <= state.asked:
+        found.append(f"version {plan.new.arm} has not been asked since this step began")
+    return found
+
+
+def _words(plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement) -> str:
+    """What happens and why, for people: one or two sentences with their numbers."""
+    new, old = f"version {plan.new.arm}", f"version {plan.old.arm}" if plan.old else ""
+    if state.phase == "DONE":
+        has = new if state.outcome == "new" else old
+        return f"{state.words} {_capital(has)} has all requests." if has else f"{state.words} Nothing runs."
+    if state.phase == "RETURNING":
+        return f"{state.words} All requests go back to {old}."
+    if state.phase == "PROMOTING":
+        stays = f"; {old} stays loaded for {plans.span(plan.course.keep_s)}" if old and plan.course.keep_s else ""
+        done = f"{_capital(new)} has all requests{stays}." if state.in_force else f"All requests go to {new}."
+        said = f"{state.words} {done}"
+    elif state.phase == "PREPARING":
+        loading = " and ".join(f"version {release.arm}" for release in plan.candidates)
+        then = f"; {old} has all requests" if old else ""
+        ordered = " A person ordered to promote it: once it is ready." if plan.order == "promote" else ""
+        said = f"{_capital(loading)} is being loaded{then}.{ordered}"
+    else:
+        doubts = [_capital(doubt) + "." for doubt in _doubts(plan, state, observed)]
+        said = " ".join((_share(plan, state), *doubts, judgement.words)).strip()
+    return f"Paused by a person. {said}" if state.paused_at is not None else said
+
+
+def _share(plan: plans.Plan, state: State) -> str:
+    stage = _stage(plan, state)
+    if stage.mirror:
+        return f"Version {plan.new.arm} is asked {stage.mirror:g} % of the requests too, unseen."
+    has = " and ".join(
+        f"version {release.arm} has {share:g} % of the requests"
+        for release, share in zip(plan.candidates, stage.shares, strict=True)
+    )
+    rungs: list[Sequence[float]] = list(dict.fromkeys(one.shares for one in plan.course.stages if any(one.shares)))
+    step = f" (step {rungs.index(stage.shares) + 1} of {len(rungs)})" if stage.shares in rungs else ""
+    return f"{_capital(has)}{step}."
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
