@@ -128,6 +128,7 @@ def for_child(settings: Settings) -> dict[str, str]:
         "REGISTRY__DB": settings.registry.db,
         "REGISTRY__STORE": settings.registry.store,
         "CLIENT__SERVER": "",
+        "CLIENT__KEY": "",
     }
     kept = {name: text for name, text in os.environ.items() if name != f"{PREFIX}SERVER"}
     return kept | {f"{PREFIX}{name}": text for name, text in own.items()}

@@ -19,6 +19,7 @@ from windlass.controller import endings, lead
 from windlass.desired import history, previews
 from windlass.records import deployments as stored
 from windlass.records import outbox, rollouts
+from windlass.registry import registry as registries
 from windlass.registry import versions
 from windlass.rollout import decide, evidence
 from windlass.rollout import plan as plans
@@ -29,6 +30,8 @@ from windlass.types import deployment
 ACTOR = "controller"
 _COUNTED = tuple(f for f in deployment.Counts.__struct_fields__ if f not in ("latency", "first_bad"))
 _NOT_NOW = "not now: "
+# A release that cannot be run, however often it is tried.
+_REFUSALS = (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported)
 Scores = Callable[[base.Target, str, deployment.Observed, float], deployment.Observed]
 
 
@@ -43,15 +46,20 @@ class Reconciler:
         self,
         rows: database.Database,
         leading: lead.Lead,
+        registry: registries.Registry,
         targets: Mapping[str, base.Target],
         clock: Callable[[], float],
         scores: Scores | None = None,
     ) -> None:
         self._rows = rows
+        self._registry = registry
         self._lead = leading
         self._targets = targets
         self._clock = clock
         self._scores = scores
+        # By deployment: what was applied last, and why the target would not.
+        self._applied: dict[str, deployment.Wanted | None] = {}
+        self._refused: dict[str, str] = {}
 
     def reconcile(self, name: str) -> bool:
         """One look, one step; True if there is more to do at once. Whatever it raises may be tried again."""
@@ -176,11 +184,11 @@ class Reconciler:
         )
         changed = turn.state != under_way.state or step.phase != under_way.phase
         number = self._store(found, under_way, turn, observed, changed=changed)
-        self._apply(target, wish.name, step.wanted)
-        if step.done:
+        more = self._apply(target, wish.name, step.wanted)
+        if step.done and wish.name not in self._refused:
             # In force now, whoever asks.
             self._end(found, under_way, turn, judgement, step=number, outcome=step.outcome)
-        return changed
+        return changed or more
 
     def _store(
         self,
@@ -219,7 +227,7 @@ class Reconciler:
         with self._lead.write() as connection:
             words = turn.words
             if outcome == "new":
-                words = endings.move_alias(connection, found.desired.alias, under_way, words, now=now)
+                words = endings.move_alias(connection, self._registry, found.desired.alias, under_way, words)
             endings.keep_evidence(connection, under_way, turn, judgement, actor=ACTOR, now=now)
             self._note(connection, found, phase=phase, words=words, live=live, shares=shares)
             final = msgspec.structs.replace(turn, phase=phase, words=words)
@@ -301,11 +309,10 @@ class Reconciler:
     def _unusable(self, *releases: deployment.Release) -> str:
         """Why one of these may be used no more; empty if all may."""
         with self._rows.read() as connection:
-            for release in releases:
-                version = versions.numbered(connection, release.name, release.version)
-                if version.status in ("QUARANTINED", "DELETED"):
-                    because = f": {version.reason}" if version.reason else ""
-                    return f"version {release.arm} is {version.status}{because}"
+            found = versions.statuses(connection, [(release.name, release.version) for release in releases])
+        for (_, number), (status, reason) in found.items():
+            if status in ("QUARANTINED", "DELETED"):
+                return f"version {number} is {status}{f': {reason}' if reason else ''}"
         return ""
 
     # The target
@@ -324,18 +331,39 @@ class Reconciler:
 
     def _measured(self, target: base.Target, under_way: rollouts.Rollout) -> deployment.Observed:
         """What runs and what came of it, with what was told of it afterwards; `Unavailable` as `observe`."""
-        observed = target.observe(under_way.deployment)
-        if self._scores is None:
-            return observed
-        return self._scores(target, under_way.deployment, observed, under_way.started_at)
+        name = under_way.deployment
+        observed = target.observe(name)
+        if name in self._refused:
+            failed = deployment.ArmState("FAILED", self._refused[name])
+            arms = {
+                release.arm: failed
+                for release in (under_way.new, *under_way.against)
+                if release.arm not in observed.arms or observed.arms[release.arm].state != "READY"
+            }
+            observed = msgspec.structs.replace(observed, arms=observed.arms | arms)
+        return observed if self._scores is None else self._scores(target, name, observed, under_way.started_at)
 
-    def _apply(self, target: base.Target, name: str, wanted: deployment.Wanted | None) -> None:
-        """Make it so, if we still lead."""
+    def _apply(self, target: base.Target, name: str, wanted: deployment.Wanted | None) -> bool:
+        """Make it so, if we still lead; whether there is something new to look at.
+
+        A target that refuses goes on with what it had: that a release cannot be loaded is for the rollout to know, and
+        is raised only where it is known already.
+        """
         self._lead.check()
-        if wanted is None:
-            target.remove(name)
-        else:
-            target.apply(wanted)
+        before = self._applied.get(name)
+        self._applied[name] = wanted
+        try:
+            if wanted is None:
+                target.remove(name)
+            else:
+                target.apply(wanted)
+        except _REFUSALS as e:
+            if name in self._refused:
+                raise
+            self._refused[name] = e.message
+            return True
+        self._refused.pop(name, None)
+        return wanted != before
 
 
 def decide_state(under_way: rollouts.Rollout) -> decide.State:

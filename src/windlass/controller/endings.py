@@ -12,24 +12,27 @@ import sqlalchemy as sa
 
 from windlass import errors
 from windlass.records import rollouts
-from windlass.registry import aliases, findings
+from windlass.registry import findings
+from windlass.registry import registry as registries
 from windlass.rollout import evidence as judging
 from windlass.types import evidence
 
 _VERDICTS: dict[str, Any] = {"PROMOTE": "passed", "ABORT": "failed"}
 
 
-def move_alias(connection: sa.Connection, alias: str, ended: rollouts.Rollout, words: str, *, now: float) -> str:
+def move_alias(
+    connection: sa.Connection, registry: registries.Registry, alias: str, ended: rollouts.Rollout, words: str
+) -> str:
     """Let the model's alias follow to the release that is live now; the words, with what became of that."""
     if not alias:
         return words
     new = ended.new
     try:
-        aliases.follow(
-            connection, new.name, alias, new.version, actor=ended.actor, reason=ended.reason or words, now=now
+        registry.move_alias_in(
+            connection, new.name, alias, new.version, actor=ended.actor, reason=ended.reason or words
         )
     except (errors.NotAllowed, errors.GateRefused, errors.NotFound) as e:
-        return f"{words}; {new.name}:{alias} stays where it is, for {e.message}"
+        return f"{words} The alias {new.name}:{alias} stays where it is, for {e.message}"
     return words
 
 

@@ -16,6 +16,7 @@ from windlass import errors, settings
 from windlass.controller import deployments, jobs, lead, patience, webhooks
 from windlass.records import deployments as stored
 from windlass.records import outbox
+from windlass.registry import registry as registries
 from windlass.storage import database
 from windlass.targets import local
 from windlass.types import spec
@@ -202,24 +203,26 @@ class Housekeeping:
 def compose(
     configuration: settings.Settings,
     rows: database.Database,
+    registry: registries.Registry,
     *,
     template: spec.Spec | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Controller:
     """The controller of a home, with its local server, jobs and webhooks; `template` as in `local.Local`."""
     leading = lead.Lead(rows, clock)
-    targets = {local.NAME: local.Local(configuration, template=template, permitted=leading.check, clock=clock)}
+    here = local.Local(configuration, template=template, permitted=leading.check, clock=clock)
     work = jobs.Jobs(leading, configuration, clock)
     hooks = webhooks.Webhooks(leading, configuration.webhooks, clock)
     return Controller(
         rows,
         leading,
-        deployments.Reconciler(rows, leading, targets, clock),
+        deployments.Reconciler(rows, leading, registry, {local.NAME: here}, clock),
         clock,
         interval_s=configuration.up.interval_s,
         chores={
             "jobs": work.work,
             "webhooks": hooks.work,
+            "keys": lambda _: here.tell_keys(),
             "housekeeping": Housekeeping(leading, clock),
         },
     )

@@ -6,9 +6,10 @@ Called by the controller. Must never touch an endpoint of another deployment, no
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ class Local:
         self._clock = clock
         self._counted = counted.Counted(self._home / "state" / "counted")
         self._starting = threading.Lock()
-        self._changing = threading.Lock()
         # By deployment: what was refused when it was last applied, and what is being loaded.
         self._refused: dict[str, dict[str, str]] = {}
         self._loading: dict[str, tuple[str, ...]] = {}
@@ -102,13 +102,31 @@ class Local:
         """As `base.Target.exposures`, from the log that the server keeps in its state folder."""
         yield from exposures.read(Path(self._template.state), name, since)
 
+    def tell_keys(self) -> bool:
+        """Put the keys of the home in force on the server, if it runs and has others; False: there is no more to do."""
+        path = launch.find(self._home, NAME)
+        if path is not None:
+            talk = control.Control(path)
+            try:
+                current = talk.current()
+                wanted = self._with(current, current.endpoints)
+                if wanted != current:
+                    self._permitted()
+                    # Whoever was quicker told them too, or they are told the next time.
+                    with contextlib.suppress(errors.Conflict):
+                        talk.apply(msgspec.structs.replace(wanted, generation=current.generation + 1))
+            finally:
+                talk.close()
+        return False
+
     def _change(self, name: str, endpoint: spec.Endpoint | None) -> None:
         """Put this endpoint in the place of the one of its name, and the keys of the home in force."""
         talk = control.Control(self._server())
         try:
             for _ in range(_TRIES):
                 current = talk.current()
-                wanted = self._with(current, name, endpoint)
+                others = [e for e in current.endpoints if e.name != name]
+                wanted = self._with(current, (*others, endpoint) if endpoint is not None else others)
                 if wanted == current:
                     self._refused.pop(name, None)
                     return
@@ -136,14 +154,12 @@ class Local:
         finally:
             self._loading.pop(name, None)
 
-    def _with(self, current: spec.Spec, name: str, endpoint: spec.Endpoint | None) -> spec.Spec:
-        others = [e for e in current.endpoints if e.name != name]
-        if endpoint is not None:
-            others.append(endpoint)
+    def _with(self, current: spec.Spec, endpoints: Iterable[spec.Endpoint]) -> spec.Spec:
+        """The spec in force with these endpoints, and with the keys and trust of the home."""
         keys, secret = self._keys_in_force()
         return msgspec.structs.replace(
             current,
-            endpoints=tuple(sorted(others, key=lambda e: e.name)),
+            endpoints=tuple(sorted(endpoints, key=lambda e: e.name)),
             keys=keys,
             key_pepper=secret,
             trusted=launch.trusted(self._home),
