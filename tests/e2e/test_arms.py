@@ -141,3 +141,60 @@ def test_a_sticky_key_has_one_arm_over_both_transports(
     assert {e.arm for e in every} == {"1", "2"}
     written = b"".join(path.read_bytes() for path in (tmp_path / "exposures" / "m").iterdir())
     assert b"u17" not in written
+
+
+def _first_bad(server: Any, generation: int, expected: int) -> int:
+    """Of the slow arm, once so many keys are told of: workers tell ten times a second."""
+    for _ in range(300):
+        told = _outcomes(server)["outcomes"]
+        found: int = next((one["first_bad"] for one in told if (one["arm"], one["generation"]) == ("2", generation)), 0)
+        if found >= expected:
+            break
+        time.sleep(0.05)
+    return found
+
+
+def test_a_keys_first_bad_event_counts_once_over_all_workers(
+    packages: Any, start_server: Callable[..., Any], tmp_path: Path
+) -> None:
+    old, new = packages.echo("m").arms[0], packages.echo("m", "2", run_ms=20.0).arms[0]
+
+    def endpoint(share: float, epoch: int) -> spec.Endpoint:
+        arms = (msgspec.structs.replace(old, share=100 - share), msgspec.structs.replace(new, share=share))
+        return spec.Endpoint("m", arms, threads=1, sticky="header:X-User", salt="s", slow_ms=15.0, epoch=epoch)
+
+    body = json.dumps({"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0.5] * 4}]})
+    server = start_server(endpoint(50, 1), state=str(tmp_path), workers=2)
+
+    def ask() -> set[str]:
+        """Each of the users asks two workers; who are with the slow arm."""
+        found = set()
+        with httpx.Client(base_url=server.url) as one, httpx.Client(base_url=server.url) as other:
+            for user in range(12):
+                for client in (one, other):
+                    answer = client.post("/v2/models/m/infer", content=body, headers={"x-user": f"u{user}"})
+                    if answer.json()["model_version"] == "2":
+                        found.add(f"u{user}")
+        return found
+
+    first = ask()
+    assert 0 < len(first) < 12
+    assert _first_bad(server, 1, len(first)) == len(first)
+    # Neither another spec nor a new worker makes another generation, or forgets a key.
+    _apply(server, 2, endpoint(50, 1))
+    with httpx.Client(transport=httpx.HTTPTransport(uds=server.control), base_url="http://127.0.0.1") as client:
+        client.post("/restart", timeout=60).raise_for_status()
+    assert ask() == first
+    told = _outcomes(server)["outcomes"]
+    assert {(one["arm"], one["generation"]) for one in told} == {("1", 1), ("2", 1)}
+    slow = {one["arm"]: (one["slow"], one["ok"]) for one in told}
+    assert slow["2"] == (4 * len(first), 4 * len(first))
+    # Whoever comes to the slow arm later has its first bad event there.
+    _apply(server, 3, endpoint(90, 1))
+    more = ask()
+    assert more > first
+    assert _first_bad(server, 3, len(more - first)) == len(more - first)
+    _apply(server, 4, endpoint(90, 2))
+    assert ask() == more
+    assert _first_bad(server, 4, len(more)) == len(more)
+    assert (_first_bad(server, 1, 0), _first_bad(server, 3, 0)) == (len(first), len(more - first))
