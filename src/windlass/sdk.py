@@ -17,6 +17,7 @@ from windlass import errors, references, settings
 from windlass.packaging import draft, session
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
+from windlass.registry import registry as registries
 from windlass.serving import launch
 from windlass.types import manifest, refs, spec, tensor
 
@@ -77,18 +78,23 @@ def package(
 
 
 def register(configuration: settings.Settings, made: packages.Packaged, *, description: str = "") -> Version:
-    """Push a checked package with its evidence."""
+    """Push a checked package with its evidence into the registry of the settings."""
     registry = references.open_registry(configuration)
+    try:
+        return push(registry, configuration, made, description=description)
+    finally:
+        registry.close()
+
+
+def push(
+    registry: registries.Registry, configuration: settings.Settings, made: packages.Packaged, *, description: str = ""
+) -> Version:
+    """Push a checked package with its evidence, signed by this home where it carries code."""
     name = made.package.manifest.name
     found = made.evidence
     if session.carries_code(made.package.manifest.model.runtime):
         found = (*found, references.signed(configuration, name, made.package.digest))
-    try:
-        pushed = registry.push(
-            made.package, name=name, actor=references.actor(), evidence=found, description=description
-        )
-    finally:
-        registry.close()
+    pushed = registry.push(made.package, name=name, actor=references.actor(), evidence=found, description=description)
     return Version(name, pushed.version, made.package.digest, pushed.created, made.notes)
 
 

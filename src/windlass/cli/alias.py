@@ -9,7 +9,7 @@ from __future__ import annotations
 import click
 
 from windlass import errors, references
-from windlass.cli import follow, models, output
+from windlass.cli import follow, models, output, planes
 
 
 @click.command()
@@ -38,7 +38,7 @@ def alias(
         raise errors.UsageError(
             "Nothing says where the alias goes.", hint="Give one of: a VERSION, --rollback, --remove."
         )
-    with models.opened(context) as registry:
+    with planes.registry(context) as registry:
         who = references.actor()
         if rollback:
             event = registry.rollback_alias(
@@ -49,7 +49,9 @@ def alias(
                 name, alias, version, actor=who, reason=reason, expected_generation=if_generation, force=force
             )
     context.result(event, lambda: f"{event.name}:{event.alias} -> {models.at(event.to_version)}")
-    if remove:
+    if planes.far(context):
+        context.say("Deployments keep what they have: windlass deploy moves one, and this alias with it.")
+    elif remove:
         context.say("Servers that followed it keep what they have.")
     else:
         follow.alias_moved(context, name, alias)

@@ -10,10 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
-from windlass import references
-from windlass.cli import output
+from windlass.cli import output, planes
 from windlass.packaging import archive
-from windlass.storage import blobs
 from windlass.types import manifest, refs, signature
 
 
@@ -34,12 +32,9 @@ def open_package(context: output.Context, reference: str) -> archive.Package:
     ref = refs.parse(reference)
     if ref.kind == "path":
         return archive.open_path(Path(ref.path))
-    registry = references.open_registry(context.settings)
-    try:
-        digest = registry.resolve(ref).digest
-    finally:
-        registry.close()
-    return archive.open_store(blobs.BlobStore(context.settings.store_root), digest)
+    with planes.registry(context) as registry:
+        found: archive.Package = planes.package(context, registry, registry.resolve(ref).digest)
+    return found
 
 
 def _text(digest: str, found: manifest.Manifest) -> str:

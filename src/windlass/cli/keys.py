@@ -9,20 +9,19 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
 
 import click
 import msgspec
 
 from windlass import errors, references
-from windlass.cli import output
+from windlass.cli import output, planes
 from windlass.client import control
 from windlass.records import keys as key_rows
 from windlass.security import pepper
 from windlass.serving import launch
 
-_SCOPES = ("model:read", "model:predict", "model:load")
 _UNITS = {"m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+_SCOPES = f"What it may; again for more: {', '.join(key_rows.SCOPES)}.  [model:read, model:predict]"
 _TRIES = 20
 # A server that does not confirm within this time counts as one that could not be reached.
 _CONFIRMED_BY_THEN_S = 30.0
@@ -33,21 +32,10 @@ def keys() -> None:
     """Make, list, rotate and revoke API keys."""
 
 
-@contextlib.contextmanager
-def _opened(context: output.Context) -> Iterator[key_rows.Keys]:
-    found = references.open_keys(context.settings)
-    try:
-        yield found
-    finally:
-        found.close()
-
-
 @keys.command()
 @click.argument("name")
 @click.option("--model", "models", multiple=True, help="A model it may ask, or a glob; again for more.  [*]")
-@click.option(
-    "--scope", "scopes", multiple=True, type=click.Choice(_SCOPES), help="What it may; again for more.  [read, predict]"
-)
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(key_rows.SCOPES), metavar="SCOPE", help=_SCOPES)
 @click.option("--expires", help="After which time it ends: 90m, 12h, 30d, 8w.  [never]")
 @click.option("--rate", type=float, default=0.0, help="Requests a second to models.  [no limit]")
 @click.option("--burst", type=int, default=0, help="Requests at once, after a pause.  [one second's]")
@@ -76,7 +64,7 @@ def create(
         concurrency=concurrency,
         quota=quota,
     )
-    with _opened(context) as found:
+    with planes.keys(context) as found:
         made = found.create(wish, actor=references.actor())
     context.result(made, made.key)
     context.say(f"The key {made.id} is shown only now. Callers send it as: Authorization: Bearer {made.key[:6]}...")
@@ -87,7 +75,7 @@ def create(
 @click.pass_obj
 def list_(context: output.Context) -> None:
     """Every key of this home: what it may, and whether it is live. No secrets."""
-    with _opened(context) as found:
+    with planes.keys(context) as found:
         every = found.every()
     now = time.time()
     header = ("id", "name", "scopes", "models", "limits", "state")
@@ -105,12 +93,12 @@ def list_(context: output.Context) -> None:
 @click.pass_obj
 def rotate(context: output.Context, key: str, end_old: bool) -> None:
     """Give the key ID a second secret, printed once; the old one stays good until --end-old."""
-    with _opened(context) as found:
+    with planes.keys(context) as found:
         if end_old:
-            found.end_old(key)
+            found.end_old(key, actor=references.actor())
             context.result({"id": key, "rotating": False}, f"{key}: only its newest secret is good now")
         else:
-            made = found.rotate(key)
+            made = found.rotate(key, actor=references.actor())
             context.result(made, made.key)
             context.say(f"When every caller has it: windlass keys rotate {key} --end-old")
     tell(context)
@@ -118,11 +106,12 @@ def rotate(context: output.Context, key: str, end_old: bool) -> None:
 
 @keys.command()
 @click.argument("key", metavar="ID")
+@click.option("--reason", default="", help="Why, for the record.")
 @click.pass_obj
-def revoke(context: output.Context, key: str) -> None:
+def revoke(context: output.Context, key: str, reason: str) -> None:
     """End the key ID on every running server of this home; returns when they have confirmed."""
-    with _opened(context) as found:
-        found.revoke(key)
+    with planes.keys(context) as found:
+        found.revoke(key, actor=references.actor(), reason=reason)
     tell(context)
     context.result({"id": key, "revoked": True}, f"{key} is revoked")
 
@@ -130,8 +119,10 @@ def revoke(context: output.Context, key: str) -> None:
 def tell(context: output.Context) -> None:
     """Give every running server that uses this home's keys the keys as they are now.
 
-    `Unavailable` names the servers that did not confirm, after all others were told.
+    `Unavailable` names the servers that did not confirm, after all others were told. A control plane tells its own.
     """
+    if planes.far(context):
+        return
     secret = pepper.of_home(context.settings.home)
     missed: list[str] = []
     for wanted in launch.running(context.settings.home):
@@ -156,7 +147,7 @@ def _renew(context: output.Context, talk: control.Control) -> None:
     """Put the keys in force; asked again where somebody else's spec came between."""
     for _ in range(_TRIES):
         current = talk.current()
-        with _opened(context) as found:
+        with planes.keys(context) as found:
             live = found.live()
         with contextlib.suppress(errors.Conflict):
             talk.apply(msgspec.structs.replace(current, keys=live, generation=current.generation + 1))

@@ -23,6 +23,12 @@ VERBS = {
     "verify": lazy.Late("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
     "models": lazy.Late("models:models", "List, show, alias, import, export and delete models."),
     "keys": lazy.Late("keys:keys", "Make, list, rotate and revoke API keys."),
+    "deploy": lazy.Late("deploy:deploy", "Have a version answer under a name, carefully."),
+    "rollout": lazy.Late("rollout:rollout", "Watch a rollout; pause, resume, promote or abort it."),
+    "rollback": lazy.Late("rollback:rollback", "Go back to what was live before."),
+    "audit": lazy.Late("audit:audit", "Who changed what, when and why; what was live when."),
+    "up": lazy.Late("up:up", "The control plane and a server, in one command."),
+    "doctor": lazy.Late("doctor:doctor", "Every default and its live value; what is wrong, and how to mend it."),
     "serve": lazy.Late("serve:serve", "Answer over HTTP with these versions."),
     "predict": lazy.Late("predict:predict", "Ask a model: a version here, or a server's URL."),
     "bench": lazy.Late("bench:bench", "Measure what a server carries, how quickly, and what that costs."),
@@ -32,16 +38,19 @@ VERBS = {
 @click.group(cls=lazy.Group, late=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--home", type=click.Path(path_type=Path), help="Where models are kept (WINDLASS_HOME; .windlass).")
 @click.option("--config", type=click.Path(path_type=Path), help="The settings file (windlass.toml).")
+@click.option("--server", metavar="URL", help="Act through this control plane, not on the home (WINDLASS_SERVER).")
 @click.option("--json", "as_json", is_flag=True, help="Results as JSON on stdout.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.version_option(windlass.__version__, prog_name="windlass")
 @click.pass_context
-def cli(context: click.Context, home: Path | None, config: Path | None, as_json: bool, quiet: bool) -> None:
+def cli(
+    context: click.Context, home: Path | None, config: Path | None, server: str | None, as_json: bool, quiet: bool
+) -> None:
     """Windlass takes a trained model to a monitored production endpoint."""
     from windlass import settings
     from windlass.cli import output
 
-    loaded = settings.load({"home": home}, file=config)
+    loaded = settings.load({"home": home, "client.server": server}, file=config)
     context.obj = output.Context(loaded, json=as_json, quiet=quiet)
 
 

@@ -6,33 +6,22 @@ anything that the registry decides.
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from windlass import errors, references
-from windlass.cli import lazy, output
+from windlass.cli import lazy, output, planes
 from windlass.registry import aliases, versions
 from windlass.registry import registry as registries
 from windlass.types import refs, signature
 
-
-@contextlib.contextmanager
-def opened(context: output.Context) -> Iterator[registries.Registry]:
-    """The registry of the settings in force."""
-    registry = references.open_registry(context.settings)
-    try:
-        yield registry
-    finally:
-        registry.close()
-
-
 _LATE = {
     "alias": lazy.Late("alias:alias", "Point an alias of a model to a version, or back."),
+    "revoke": lazy.Late("revoke:revoke", "Let the bytes of a version run nowhere any more."),
+    "reinstate": lazy.Late("revoke:reinstate", "Take a revocation back."),
     "import": lazy.Late("transfer:import_", "Register the package in a file or folder."),
     "export": lazy.Late("transfer:export", "Write a version to a file or folder."),
 }
@@ -45,15 +34,17 @@ def models() -> None:
 
 @models.command("list")
 @click.argument("name", required=False)
+@click.option("--search", default="", help="Only models whose name holds this.")
+@click.option("--limit", type=click.IntRange(1), help="No more than so many.  [all]")
 @click.pass_obj
-def list_(context: output.Context, name: str | None) -> None:
+def list_(context: output.Context, name: str | None, search: str, limit: int | None) -> None:
     """Every model, or every version of the model NAME."""
-    with opened(context) as registry:
+    with planes.registry(context) as registry:
         if name is None:
-            found = registry.models()
+            found = registry.models(search=search, limit=limit)
             context.result(found, lambda: _models_table(found))
         else:
-            every = registry.versions(refs.check_name(name))
+            every = registry.versions(refs.check_name(name), limit=limit)
             context.result(every, lambda: _versions_table(every))
 
 
@@ -62,7 +53,7 @@ def list_(context: output.Context, name: str | None) -> None:
 @click.pass_obj
 def show(context: output.Context, ref: str) -> None:
     """All that is known of a version: signature, lineage, evidence."""
-    with opened(context) as registry:
+    with planes.registry(context) as registry:
         shown = registry.show(refs.parse(ref))
     context.result(shown, lambda: _shown(shown))
 
@@ -74,7 +65,7 @@ def show(context: output.Context, ref: str) -> None:
 @click.pass_obj
 def history(context: output.Context, name: str, alias: str, moment: str | None) -> None:
     """Who moved which alias of NAME where, when and why; with --at what was in force then."""
-    with opened(context) as registry:
+    with planes.registry(context) as registry:
         events = registry.history(name, alias)
     if moment is not None:
         at = parse_time(moment, now=time.time())
@@ -96,7 +87,7 @@ def delete(context: output.Context, ref: str, reason: str, yes: bool) -> None:
         raise errors.UsageError(f"'{ref}' may mean another version tomorrow.", hint="Write NAME@NUMBER to delete.")
     if not yes:
         click.confirm(f"Delete {ref} and its bytes for good?", abort=True, err=True)
-    with opened(context) as registry:
+    with planes.registry(context) as registry:
         gone = registry.delete(parsed.name, parsed.version, actor=references.actor(), reason=reason)
     context.result(
         gone,
@@ -118,7 +109,8 @@ def delete(context: output.Context, ref: str, reason: str, yes: bool) -> None:
 @click.pass_obj
 def gc(context: output.Context, grace: float) -> None:
     """Remove blobs that no version needs."""
-    with opened(context) as registry:
+    planes.here(context, "Collecting garbage")
+    with planes.registry(context) as registry:
         done = registry.gc(grace)
     context.result(
         done,
@@ -130,8 +122,9 @@ def gc(context: output.Context, grace: float) -> None:
 @click.pass_obj
 def scrub(context: output.Context) -> None:
     """Hash every blob; versions that need a broken one go into quarantine."""
-    with opened(context) as registry:
-        found = registry.scrub()
+    planes.here(context, "Scrubbing")
+    with planes.registry(context) as registry:
+        found = registry.scrub(actor=references.actor())
     context.result(found, lambda: "\n".join(f"{f.digest}: {f.reason}" for f in found) or "every blob is whole")
     if found:
         raise errors.CorruptPackage(
@@ -143,8 +136,9 @@ def scrub(context: output.Context) -> None:
 @click.pass_obj
 def rebuild(context: output.Context) -> None:
     """Make the rows of a lost database again, from the records and manifests beside the blobs."""
-    with opened(context) as registry:
-        done = registry.rebuild()
+    planes.here(context, "Rebuilding")
+    with planes.registry(context) as registry:
+        done = registry.rebuild(actor=references.actor())
     context.result(
         done,
         lambda: (

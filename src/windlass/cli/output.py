@@ -41,6 +41,16 @@ class Context:
             click.echo(text() if callable(text) else text)
 
 
+def keep(context: click.Context, option: click.Parameter, value: Any) -> None:
+    """Lay an option where `kept` finds it: for commands that take more than one function should."""
+    context.meta[f"windlass.{option.name}"] = value
+
+
+def kept(name: str) -> Any:
+    """What an option of the command under way was given."""
+    return click.get_current_context().meta.get(f"windlass.{name}")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns that line up, the header first; numbers to the right."""
     text = [[str(cell) for cell in row] for row in rows]

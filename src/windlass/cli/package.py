@@ -11,7 +11,7 @@ import click
 
 from windlass import errors, plugins, references, sdk
 from windlass.cli import example as examples
-from windlass.cli import output, progress
+from windlass.cli import output, planes, progress
 from windlass.packaging import archive, session
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
@@ -72,7 +72,8 @@ def package(
             verdicts=context.settings.home / "verdicts",
             allow_weaker=allow_weaker_sandbox,
         )
-        version = sdk.register(context.settings, made, description=description)
+        with planes.registry(context) as registry:
+            version = sdk.push(registry, context.settings, made, description=description)
     if file is not None:
         archive.write_zip(made.package, file)
         if session.carries_code(made.package.manifest.model.runtime):

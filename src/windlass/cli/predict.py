@@ -52,6 +52,7 @@ def predict(
         )
     body, kind = (text.encode(), "text/plain") if text is not None else _read(str(path), media_type)
     kind = media_type or kind
+    key = key or context.settings.client.key
     if target.startswith(("http://", "https://")):
         parts = urllib.parse.urlsplit(target)
         name = parts.path.strip("/").removeprefix("predict/")
@@ -71,13 +72,14 @@ def _ask(url: str, name: str, body: bytes, kind: str, key: str) -> list[dict[str
 def _ask_here(context: output.Context, target: str, body: bytes, kind: str, key: str) -> list[dict[str, Any]]:
     ref = refs.parse(target)
     for wanted in launch.running(context.settings.home):
-        if ref.kind == "default" and any(e.name == ref.name for e in wanted.endpoints):
-            talk = control.Control(wanted.control)
-            try:
-                url = talk.status()["addresses"]["listen"]
-            finally:
-                talk.close()
-            return _ask(url, ref.name, body, kind, key)
+        talk = control.Control(wanted.control)
+        try:
+            # A managed server's endpoints are those that it was given since it began.
+            endpoints = talk.current().endpoints if wanted.managed else wanted.endpoints
+            if ref.kind == "default" and any(e.name == ref.name for e in endpoints):
+                return _ask(talk.status()["addresses"]["listen"], ref.name, body, kind, key)
+        finally:
+            talk.close()
     context.say(f"no server of this home has {target}: loading it for this one question")
     endpoints = references.endpoints(context.settings, [target])
     wanted = spec.Spec(endpoints=endpoints, listen="127.0.0.1:0", admin="127.0.0.1:0")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
@@ -18,16 +17,6 @@ from windlass.cli import output
 from windlass.serving import launch
 from windlass.serving.transport import addresses, peers, tls
 from windlass.types import spec, strict_json
-
-
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Lay an option where `_tls` and `_allow` find it."""
-    context.meta[f"{__name__}.{option.name}"] = value
-
-
-def _kept(name: str) -> Any:
-    return click.get_current_context().meta.get(f"{__name__}.{name}")
-
 
 _MOST_WORKERS = 1_024
 
@@ -39,10 +28,16 @@ _MOST_WORKERS = 1_024
 @click.option("--admin-port", type=int, help="Metrics and status, on loopback only.  [8001]")
 @click.option("--workers", metavar="N|auto", help="Processes that answer; auto: one for each core.  [auto]")
 @click.option("--spec", "file", type=click.Path(path_type=Path, exists=True), help="A serving spec instead of REFs.")
-@click.option("--tls-cert", callback=_keep, expose_value=False, help="Certificate chain, PEM; watched for changes.")
-@click.option("--tls-key", callback=_keep, expose_value=False, help="The certificate's private key, PEM.")
-@click.option("--tls-client-ca", callback=_keep, expose_value=False, help="CA whose certificates callers must have.")
-@click.option("--allow", multiple=True, callback=_keep, expose_value=False, help="Only peers in this network (CIDR).")
+@click.option(
+    "--tls-cert", callback=output.keep, expose_value=False, help="Certificate chain, PEM; watched for changes."
+)
+@click.option("--tls-key", callback=output.keep, expose_value=False, help="The certificate's private key, PEM.")
+@click.option(
+    "--tls-client-ca", callback=output.keep, expose_value=False, help="CA whose certificates callers must have."
+)
+@click.option(
+    "--allow", multiple=True, callback=output.keep, expose_value=False, help="Only peers in this network (CIDR)."
+)
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback without keys and TLS.")
 @click.option("--access-log", is_flag=True, help="A line of JSON for each request, on stderr.")
 @click.option("--grace", default=30.0, show_default=True, help="Seconds to finish what is in flight when stopped.")
@@ -68,7 +63,7 @@ def serve(
         raise errors.UsageError("Name the versions to serve, or give --spec FILE.", hint="Try: windlass models list")
     defaults = context.settings.serve
     if file is not None:
-        if any(_kept(name) for name in ("tls_cert", "tls_key", "tls_client_ca", "allow")):
+        if any(output.kept(name) for name in ("tls_cert", "tls_key", "tls_client_ca", "allow")):
             raise errors.UsageError("A spec says its own TLS and networks.", hint="Write `tls` and `allow` into it.")
         wanted = strict_json.decode(file.read_bytes(), spec.Spec, what=str(file))
     else:
@@ -78,7 +73,7 @@ def serve(
             endpoints=references.endpoints(context.settings, named),
             keys=keys,
             key_pepper=secret,
-            tls=_tls(),
+            tls=tls_files(),
             allow=_allow(),
             state=str(context.settings.home.absolute() / "state" / listen.replace(":", "-")),
             listen=listen,
@@ -97,9 +92,9 @@ def serve(
     os.execv(command[0], command)  # noqa: S606 - no shell is the point
 
 
-def _tls() -> spec.Tls | None:
+def tls_files() -> spec.Tls | None:
     """The TLS files that the options name, each looked at before anything starts."""
-    certificate, key, client_ca = _kept("tls_cert"), _kept("tls_key"), _kept("tls_client_ca")
+    certificate, key, client_ca = output.kept("tls_cert"), output.kept("tls_key"), output.kept("tls_client_ca")
     if not certificate and not key:
         if client_ca:
             raise errors.UsageError("--tls-client-ca needs TLS.", hint="Give --tls-cert and --tls-key too.")
@@ -113,7 +108,7 @@ def _tls() -> spec.Tls | None:
 
 
 def _allow() -> tuple[str, ...]:
-    wanted = tuple(_kept("allow") or ())
+    wanted = tuple(output.kept("allow") or ())
     peers.networks(wanted)
     return wanted
 

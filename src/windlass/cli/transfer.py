@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from windlass import errors, references
-from windlass.cli import models, output
+from windlass.cli import output, planes
 from windlass.packaging import archive, probation, session
 from windlass.types import evidence, refs
 
@@ -36,7 +36,7 @@ def import_(context: output.Context, path: Path, name: str | None, description: 
         found = (*found, references.vouched(package.digest, envelope))
     elif session.carries_code(package.manifest.model.runtime):
         context.say("it carries code and nobody signed it: this home will not load it into a server")
-    with models.opened(context) as registry:
+    with planes.registry(context) as registry:
         pushed = registry.push(
             package,
             name=name or package.manifest.name,
@@ -55,9 +55,9 @@ def import_(context: output.Context, path: Path, name: str | None, description: 
 @click.pass_obj
 def export(context: output.Context, ref: str, path: Path) -> None:
     """Write the package of REF: one file if PATH ends in .windlass, else a folder. A signature goes beside it."""
-    with models.opened(context) as registry:
+    with planes.registry(context) as registry:
         resolved = registry.resolve(refs.parse(ref))
-        package = archive.open_store(registry.store, resolved.digest)
+        package = planes.package(context, registry, resolved.digest)
         write = archive.write_zip if path.suffix == ".windlass" else archive.write_folder
         write(package, path)
         if envelope := references.signature_of(registry, refs.parse(ref)):

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from windlass import errors, references
-from windlass.cli import output
+from windlass.cli import output, planes
 from windlass.packaging import archive, probation
 from windlass.packaging import verify as verification
 from windlass.registry import registry as registries
@@ -25,16 +25,17 @@ def verify(context: output.Context, reference: str) -> None:
     ref = refs.parse(reference)
     if ref.kind == "path":
         found = _check(context, archive.open_path(Path(ref.path)))
+    elif planes.far(context):
+        context.say("the control plane checks it")
+        with planes.registry(context) as registry:
+            found = planes.checked(registry, ref)
     else:
-        registry = references.open_registry(context.settings)
-        try:
+        with planes.registry(context) as registry:
             digest = registry.resolve(ref).digest
             found = _stored(context, registry, digest)
             registry.add_evidence(found, actor=references.actor())
             if found.verdict == "failed":
-                registry.quarantine(digest, _why(found))
-        finally:
-            registry.close()
+                registry.quarantine(digest, _why(found), actor=references.actor())
     if found.verdict == "failed":
         kept = "do not use it" if ref.kind == "path" else "it is in quarantine"
         raise errors.GateRefused(

@@ -83,12 +83,14 @@ class Plane:
         idempotency_key: str = "",
         **query: Any,
     ) -> T:
-        """Change something; `expected` is the generation that it must still have.
+        """Change something; `expected` is the generation that it must still have, 0 that there must be none.
 
         It is repeated when no reply came, under one key, so that it is done once.
         """
         headers = {"idempotency-key": idempotency_key or secrets.token_hex(16)}
-        if expected is not None:
+        if expected == 0:
+            headers["if-none-match"] = "*"
+        elif expected is not None:
             headers["if-match"] = f'"{expected}"'
         content = b"" if body is None else msgspec.json.encode(body)
         return _decoded(self._ask(method, path, content=content, headers=headers, query=query), kind)
