@@ -1,6 +1,7 @@
 """Findings: the evidence on record for a package, keyed by its digest.
 
-Called by the registry inside its transactions. Must never change or drop a finding: a new one is a new row.
+Called by the registry, and by the controller for what rollouts found, inside their transactions. Must never change or
+drop a finding: a new one is a new row.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 import sqlalchemy as sa
 
+from windlass.records import audit
 from windlass.storage import tables
 from windlass.types import evidence, strict_json
 
@@ -34,7 +36,8 @@ def checked(found: Iterable[evidence.Evidence]) -> bool:
 
 
 def add(connection: sa.Connection, found: Iterable[evidence.Evidence], *, actor: str, now: float) -> None:
-    """Put evidence on record."""
+    """Put evidence on record, and into the audit log of each version that holds the package."""
+    found = tuple(found)
     rows = [
         {
             "digest": e.digest,
@@ -49,6 +52,15 @@ def add(connection: sa.Connection, found: Iterable[evidence.Evidence], *, actor:
     ]
     if rows:
         connection.execute(sa.insert(tables.evidence), rows)
+    m, v = tables.model, tables.version
+    for one in found:
+        holders = (
+            sa.select(m.c.name, v.c.number).join_from(v, m, v.c.model_id == m.c.id).where(v.c.digest == one.digest)
+        )
+        said = {"digest": one.digest, "kind": one.kind, "verdict": one.verdict, "window": one.window}
+        for name, number in connection.execute(holders.order_by(v.c.id)):
+            subject = f"model/{name}@{number}"
+            audit.append(connection, actor=actor, action="evidence.added", subject=subject, detail=said, now=now)
 
 
 def of(connection: sa.Connection, digest: str) -> tuple[Finding, ...]:

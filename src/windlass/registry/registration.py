@@ -89,7 +89,7 @@ class Registration:
             holders = [v for v in versions.holding(connection, found.digest) if v.digest == found.digest]
             if not holders:
                 raise errors.NotFound(f"no version has the digest {found.digest}.")
-            self._add_findings(connection, holders, [found], actor)
+            findings.add(connection, [found], actor=actor, now=self._clock())
             changed = [(old, self._settle(connection, old, (found,), actor)) for old in holders]
         self._record(changed)
 
@@ -159,7 +159,7 @@ class Registration:
             self._note(connection, version, "version.created", push.actor, push.description, {})
         on_record = [found.evidence for found in findings.of(connection, package.digest)]
         fresh = [found for found in push.evidence if found not in on_record]
-        self._add_findings(connection, [version], fresh, push.actor)
+        findings.add(connection, fresh, actor=push.actor, now=now)
         version = self._settle(connection, version, push.evidence, push.actor)
         pushed = Pushed(push.name, version.version, version.digest, version.status, created)
         answers.keep(connection, push.idempotency_key, request, pushed, now=now)
@@ -209,19 +209,6 @@ class Registration:
             (old, old if old.status == "QUARANTINED" else self._step(connection, old, "QUARANTINED", reason, actor))
             for old in versions.holding(connection, digest)
         ]
-
-    def _add_findings(
-        self,
-        connection: sa.Connection,
-        holders: Iterable[versions.Version],
-        found: list[evidences.Evidence],
-        actor: str,
-    ) -> None:
-        findings.add(connection, found, actor=actor, now=self._clock())
-        for version in holders:
-            for one in found:
-                said = {"kind": one.kind, "verdict": one.verdict, "window": one.window}
-                self._note(connection, version, "evidence.added", actor, "", said)
 
     def _note(
         self,

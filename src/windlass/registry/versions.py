@@ -6,6 +6,8 @@ Called by the registry inside its transactions. Must never commit, and never giv
 from __future__ import annotations
 
 import fnmatch
+import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -24,6 +26,8 @@ _NEXT: Mapping[str, tuple[str, ...]] = {
     "QUARANTINED": ("VERIFIED", "DELETED"),
     "DELETED": (),
 }
+
+_NEIGHBOURS = 200
 
 
 class Version(msgspec.Struct, frozen=True):
@@ -101,11 +105,13 @@ def models(
     if search:
         query = query.where(m.c.name.contains(search.lower(), autoescape=True))
     if "*" in only:
-        rows = connection.execute(query.limit(limit)).all()
+        rows = list(connection.execute(query.limit(limit)))
     else:
-        # The same words that a server's door uses for its globs: a database's own pattern could mean something else.
-        every_row = connection.execute(query)
-        rows = [row for row in every_row if any(fnmatch.fnmatchcase(row.name, glob) for glob in only)][:limit]
+        # The database sorts out by what globs begin with; what they mean is what they mean at a server's door.
+        begins = (m.c.name.startswith(re.split(r"[*?[]", glob)[0], autoescape=True) for glob in only)
+        found_there = connection.execute(query.where(sa.or_(sa.false(), *begins)))
+        like = (row for row in found_there if any(fnmatch.fnmatchcase(row.name, glob) for glob in only))
+        rows = list(itertools.islice(like, limit))
     ids = None if limit is None else [row.id for row in rows]
     counted, pointing = _counted(connection, ids), _pointing(connection, ids)
     found = []
@@ -262,7 +268,11 @@ def _version(row: sa.Row[Any]) -> Version:
 
 
 def _no_model(connection: sa.Connection, name: str) -> errors.NotFound:
-    known = connection.execute(sa.select(tables.model.c.name)).scalars()
+    # Of very many models, those beside it in the alphabet: comparing with all of them would take too long.
+    column = tables.model.c.name
+    below = sa.select(column).where(column < name).order_by(column.desc()).limit(_NEIGHBOURS)
+    above = sa.select(column).where(column >= name).order_by(column).limit(_NEIGHBOURS)
+    known = [*connection.execute(below).scalars(), *connection.execute(above).scalars()]
     return errors.NotFound(
         f"there is no model '{name}'.", hint=refs.nearest(name, known) or "See: windlass models list"
     )
