@@ -235,7 +235,7 @@ def _compared(
     tail = {
         "ABORT": f"were it no worse, that would come {phrases.rarely(log_e)}, at any number of looks: abort",
         "PROMOTE": phrases.harmless(upper, difference, relative=harmless),
-        "CONTINUE": phrases.undecided(lower, upper, difference, terms.margin, relative=whole is None),
+        "CONTINUE": phrases.undecided((lower, upper) if all_ else None, difference if whole else None, terms.margin),
     }[verdict]
     return Finding(metric, verdict, f"{fell}; {tail}", mine, all_ - mine, log_e, needed, lower, upper, difference)
 

@@ -17,6 +17,8 @@ from windlass.types import deployment
 
 __all__ = ["Finding", "Guard", "Judgement", "Verdict", "judge", "slow_ms"]
 
+# Of requests drawn one by one: errors, refusals, slow answers.
+METRICS = 3
 # Answers of the baseline before a threshold can be read off them; the part of them that is to be slow, and how far the
 # part above a bound may be from that.
 _ANSWERS = 100
@@ -97,7 +99,7 @@ def judge(guard: Guard, baseline: str, candidate: str, observed: deployment.Obse
     drawn = comparisons.gather(baseline, candidate, observed, began)
     if not len(drawn.share):
         return Judgement("CONTINUE", f"no request has been drawn for version {candidate} beside version {baseline} yet")
-    found = [comparisons.callers(drawn, _terms(guard, slow=True))] if guard.sticky else _events(guard, drawn)
+    found = weigh(guard, drawn)
     if guard.by == "scores":
         scores = observed.scores.get(baseline, ()), observed.scores.get(candidate, ())
         found.append(comparisons.scores(drawn, scores, guard.alpha / _metrics(guard), guard.score_margin))
@@ -106,7 +108,7 @@ def judge(guard: Guard, baseline: str, candidate: str, observed: deployment.Obse
 
 def _metrics(guard: Guard) -> int:
     """Among how many the alpha of abort is divided."""
-    return (1 if guard.sticky else 3) + (guard.by == "scores")
+    return (1 if guard.sticky else METRICS) + (guard.by == "scores")
 
 
 def _terms(guard: Guard, *, slow: bool = False) -> comparisons.Terms:
@@ -114,7 +116,10 @@ def _terms(guard: Guard, *, slow: bool = False) -> comparisons.Terms:
     return comparisons.Terms(guard.alpha / _metrics(guard), guard.alpha, r0, guard.delta, guard.margin)
 
 
-def _events(guard: Guard, drawn: comparisons.Drawn) -> list[Finding]:
+def weigh(guard: Guard, drawn: comparisons.Drawn) -> list[Finding]:
+    """What the events say: whether requests were drawn as announced, then one finding a metric."""
+    if guard.sticky:
+        return [comparisons.callers(drawn, _terms(guard, slow=True))]
     ratio, drawn = comparisons.ratio(drawn)
     return [
         ratio,

@@ -15,9 +15,7 @@ def percent(part: float) -> str:
 
 def rarely(log_e: float) -> str:
     """How often at most chance does what an e-value of e to the power of `log_e` shows."""
-    return (
-        f"less than once in {math.exp(log_e):,.0f} times" if log_e < math.log(1e9) else "less than once in 10^9 times"
-    )
+    return f"at most once in {math.floor(math.exp(min(max(log_e, 0.0), math.log(1e9)))):,} times"
 
 
 def harmless(upper: float, difference: float, *, relative: bool) -> str:
@@ -27,13 +25,15 @@ def harmless(upper: float, difference: float, *, relative: bool) -> str:
     return f"its rate is at most {100.0 * difference:.2g} points above the baseline's: no harm"
 
 
-def undecided(lower: float, upper: float, difference: float, margin: float, *, relative: bool) -> str:
-    """What is not known yet. `relative`: the difference cannot be known."""
-    risk = f"the risk lies between {lower:.2g} and {upper:.2g} times the baseline's"
-    if relative:
-        return f"{risk}: not decided yet"
-    rate = f"the rate at most {100.0 * difference:.2g} points above ({100.0 * margin:.2g} are allowed)"
-    return f"{risk}, {rate}: not decided yet"
+def undecided(risk: tuple[float, float] | None, difference: float | None, margin: float) -> str:
+    """What is not known yet: the relative risk between two ends, the upper end of the difference; None: nothing is."""
+    known = []
+    if risk:
+        known.append(f"the risk lies between {risk[0]:.2g} and {risk[1]:.2g} times the baseline's")
+    if difference is not None:
+        allowed = f"{100.0 * margin:.2g} are allowed"
+        known.append(f"its rate is at most {100.0 * difference:.2g} points above the baseline's ({allowed})")
+    return ", ".join([*known, "not decided yet"])
 
 
 def lasting(seconds: float | None) -> str:

@@ -31,8 +31,8 @@ def risk(events: eprocess.Split, alpha: float) -> tuple[float, float]:
         return 1.0 / eprocess.WIDEST, eprocess.WIDEST
     needed = -np.log(alpha)
     edge = np.log(eprocess.WIDEST)
-    low = _last(lambda at: np.asarray(eprocess.log_harm(events, np.exp(at)) >= needed), -edge, edge)
-    high = _last(lambda at: np.asarray(eprocess.log_harmless(events, np.exp(-at)) >= needed), -edge, edge)
+    low = _last(lambda at: np.asarray(eprocess.log_harm(events, np.exp(at)) >= needed), -edge, edge, bits=12)
+    high = _last(lambda at: np.asarray(eprocess.log_harmless(events, np.exp(-at)) >= needed), -edge, edge, bits=12)
     return float(np.exp(low)), float(np.exp(-high))
 
 
@@ -113,14 +113,16 @@ def _enough(logs: eprocess.Numbers, needed: float) -> Refused:
     return np.asarray(eprocess.log_mean(logs) >= needed)
 
 
-def _last(refused: Callable[[eprocess.Numbers], Refused], low: float, high: float, parts: int = 16) -> float:
-    """The last point, from `low` on, up to which all are refused, to a millionth of the way, never beyond.
+def _last(
+    refused: Callable[[eprocess.Numbers], Refused], low: float, high: float, parts: int = 16, bits: int = 20
+) -> float:
+    """The last point, from `low` on, up to which all are refused, to 2^-bits of the way, never beyond.
 
     Each round looks at `parts` - 1 points at once and keeps one part.
     """
     if not refused(np.array([low]))[0]:
         return low
-    for _ in range(math.ceil(20 / math.log2(parts))):
+    for _ in range(math.ceil(bits / math.log2(parts))):
         points = np.linspace(low, high, parts + 1)
         stays = np.flatnonzero(~refused(points[1:-1]))
         at = int(stays[0]) if stays.size else parts - 1
