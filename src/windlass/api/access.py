@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -33,6 +33,7 @@ Permission: TypeAlias = Literal[
     "key:write",
     "event:read",
 ]
+PERMISSIONS: tuple[str, ...] = get_args(Permission)
 # `health` asks for nothing, `known` for any live key; the others are scopes of keys.
 OPEN: Permission = "health"
 ANY_KEY: Permission = "known"
@@ -100,3 +101,13 @@ def covers(own: tuple[str, ...], asked: str) -> bool:
     return any(
         glob == asked or ("?" not in glob and "[" not in glob and fnmatch.fnmatchcase(asked, glob)) for glob in own
     )
+
+
+def names_in(value: object) -> set[str]:
+    """Every name of a model or deployment in an event's payload or an audit entry's detail, however deep."""
+    if isinstance(value, dict):
+        own = {value["name"]} if isinstance(value.get("name"), str) else set()
+        return own.union(*map(names_in, value.values()))
+    if isinstance(value, list | tuple):
+        return set().union(*map(names_in, value))
+    return set()

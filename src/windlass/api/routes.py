@@ -10,7 +10,7 @@ import difflib
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
@@ -18,11 +18,14 @@ from starlette import concurrency, requests, responses
 
 from windlass import errors
 from windlass.api import access
+from windlass.api import plane as planes
 from windlass.types import refs, strict_json
 
 PREFIX = "/api/v1"
 MAX_BODY = 1 << 20
 MAX_LIMIT = 1000
+# How often a page is filled up before it is given as it is.
+_READS = 20
 T = TypeVar("T")
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 Reason = Annotated[str, msgspec.Meta(max_length=2000)]
@@ -46,6 +49,28 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
     items: tuple[T, ...]
     next: str = ""
+
+
+def page(
+    read: Callable[[T | None], Sequence[T]], seen: Callable[[T], bool], place: Callable[[T], str], limit: int
+) -> Page[T]:
+    """A page of what the caller may see. `read` gives at most `limit` rows, those behind a row (None: the first ones).
+
+    Among very many hidden rows it ends early, and `next` goes on from there: an empty page need not be the last.
+    """
+    found: list[T] = []
+    last: T | None = None
+    for _ in range(_READS):
+        rows = read(last)
+        for row in rows:
+            last = row
+            if seen(row):
+                found.append(row)
+                if len(found) == limit:
+                    return Page(tuple(found), place(row))
+        if len(rows) < limit:
+            return Page(tuple(found))
+    return Page(tuple(found), "" if last is None else place(last))
 
 
 class Tagged(msgspec.Struct, frozen=True):
@@ -93,12 +118,17 @@ class Route(msgspec.Struct, frozen=True):
     media: str = _JSON
 
     @property
+    def name(self) -> str:
+        """What the route is called in the document: the noun's file and the function."""
+        return f"{self.run.__module__.rpartition('.')[2]}_{self.run.__name__}"
+
+    @property
     def full_path(self) -> str:
         """Its path from the root."""
         return self.path if self.permission == access.OPEN else PREFIX + self.path
 
 
-def endpoint(route: Route, plane: Any) -> Callable[[requests.Request], Any]:
+def endpoint(route: Route, plane: planes.Plane) -> Callable[[requests.Request], Any]:
     """What the framework calls for a route; `declared` is how the door finds what the route asks."""
 
     async def run(request: requests.Request) -> responses.Response:
@@ -113,6 +143,12 @@ def endpoint(route: Route, plane: Any) -> Callable[[requests.Request], Any]:
     return run
 
 
+def declared_by(one: object) -> Route | None:
+    """What a route of an application declares; None if it declares nothing."""
+    declared = getattr(getattr(one, "endpoint", None), "declared", None)
+    return declared if isinstance(declared, Route) else None
+
+
 def check_parts(parts: Mapping[str, str]) -> None:
     """`InvalidInput` if a part of a path is not what its name says."""
     for part, text in parts.items():
@@ -122,6 +158,11 @@ def check_parts(parts: Mapping[str, str]) -> None:
             refs.check_alias(text)
         elif PARTS[part].fullmatch(text) is None:
             raise errors.InvalidInput(f"'{_plain(text)}' is no {part}.", hint=f"It is {PARTS[part].pattern}")
+
+
+def mismatch(part: str, said: str, path: str) -> errors.InvalidInput:
+    """The error for a body that names something else than the path."""
+    return errors.InvalidInput(f"the body's {part} is '{_plain(said)}', and the path's is '{_plain(path)}'.")
 
 
 async def _read(route: Route, request: requests.Request) -> Call:
