@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.controller import endings, lead
+from windlass.controller import endings, feedback, lead
 from windlass.desired import history, previews
 from windlass.records import deployments as stored
 from windlass.records import outbox, rollouts
@@ -32,7 +32,6 @@ _COUNTED = tuple(f for f in deployment.Counts.__struct_fields__ if f not in ("la
 _NOT_NOW = "not now: "
 # A release that cannot be run, however often it is tried.
 _REFUSALS = (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported)
-Scores = Callable[[base.Target, str, deployment.Observed, float], deployment.Observed]
 
 
 class Stale(errors.Conflict):
@@ -40,7 +39,7 @@ class Stale(errors.Conflict):
 
 
 class Reconciler:
-    """Brings what runs to what is wanted. `scores` adds to what was observed what people said of it afterwards."""
+    """Brings what runs to what is wanted. `told` adds to what was observed what people said of it afterwards."""
 
     def __init__(
         self,
@@ -49,14 +48,14 @@ class Reconciler:
         registry: registries.Registry,
         targets: Mapping[str, base.Target],
         clock: Callable[[], float],
-        scores: Scores | None = None,
+        told: feedback.Feedback,
     ) -> None:
         self._rows = rows
         self._registry = registry
         self._lead = leading
         self._targets = targets
         self._clock = clock
-        self._scores = scores
+        self._told = told
         # By deployment: what was applied last, and why the target would not.
         self._applied: dict[str, deployment.Wanted | None] = {}
         self._refused: dict[str, str] = {}
@@ -247,8 +246,10 @@ class Reconciler:
         with self._rows.read() as connection:
             last = rollouts.of(connection, found.name, limit=1)
             steps = rollouts.steps(connection, last[0].id) if last else ()
+        target = self._target(found.desired)
         if steps and steps[-1].wanted is not None:
-            self._apply(self._target(found.desired), found.name, steps[-1].wanted)
+            self._apply(target, found.name, steps[-1].wanted)
+        self._told.late(target, found.name)
         if found.status.words.startswith(_NOT_NOW):
             with self._changing(found, words=steps[-1].words if steps else ""):
                 pass
@@ -283,6 +284,7 @@ class Reconciler:
                 self._supersede(connection, found, under_way)
         self._lead.check()
         self._target(found.desired).remove(found.name)
+        self._told.forget(found.name)
         with self._changing(found, phase="EMPTY", words=f"removed by {found.actor}", live=None, shares={}):
             pass
         return False
@@ -341,7 +343,7 @@ class Reconciler:
                 if release.arm not in observed.arms or observed.arms[release.arm].state != "READY"
             }
             observed = msgspec.structs.replace(observed, arms=observed.arms | arms)
-        return observed if self._scores is None else self._scores(target, name, observed, under_way.started_at)
+        return self._told.scores(target, name, observed, under_way.started_at)
 
     def _apply(self, target: base.Target, name: str, wanted: deployment.Wanted | None) -> bool:
         """Make it so, if we still lead; whether there is something new to look at.

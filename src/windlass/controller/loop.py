@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from windlass import errors, settings
-from windlass.controller import deployments, jobs, lead, patience, webhooks
+from windlass.controller import deployments, feedback, jobs, lead, patience, webhooks
 from windlass.records import deployments as stored
 from windlass.records import outbox
 from windlass.registry import registry as registries
@@ -27,6 +27,8 @@ REST_S = 5.0
 _AT_ONCE = 16
 _PAGE = 1_000
 _HOURLY_S = 3600.0
+# What failed is tried again after this time at the latest.
+_LONGEST_S = 15.0
 _MOVING = ("PREPARING", "RUNNING", "PAUSED", "PROMOTING", "RETURNING")
 # A renewal that comes this late has already been given to another.
 _BEATS = 4
@@ -57,7 +59,7 @@ class Controller:
         self._clock = clock
         self._interval_s = interval_s
         self._chores = dict(chores or {})
-        self._patience = patience.Patience()
+        self._patience = patience.Patience(longest_s=_LONGEST_S)
         self._looked: dict[str, tuple[int, float]] = {}
         self._at_work: set[str] = set()
         self._changing = threading.Lock()
@@ -216,7 +218,7 @@ def compose(
     return Controller(
         rows,
         leading,
-        deployments.Reconciler(rows, leading, registry, {local.NAME: here}, clock),
+        deployments.Reconciler(rows, leading, registry, {local.NAME: here}, clock, feedback.Feedback(rows, clock)),
         clock,
         interval_s=configuration.up.interval_s,
         chores={

@@ -99,8 +99,13 @@ class Local:
         )
 
     def exposures(self, name: str, since: float) -> Iterator[base.Exposed]:
-        """As `base.Target.exposures`, from the log that the server keeps in its state folder."""
-        yield from exposures.read(Path(self._template.state), name, since)
+        """As `base.Target.exposures`, from the log that the server keeps in its state folder.
+
+        Only requests that were drawn: whoever chose an arm is no evidence for it.
+        """
+        for one in exposures.read(Path(self._template.state), name, since):
+            if one.how in ("draw", "sticky"):
+                yield one
 
     def tell_keys(self) -> bool:
         """Put the keys of the home in force on the server, if it runs and has others; False: there is no more to do."""
