@@ -46,7 +46,7 @@ class _Log:
             self.read_until = max(self.read_until, one.time)
         for known in (self.requests, self.keys):
             for old in list(itertools.islice(known, max(0, len(known) - MOST_REQUESTS))):
-                del known[old]  # type: ignore[attr-defined]
+                del known[old]
 
 
 class Feedback:
