@@ -1,4 +1,4 @@
-"""Whether a release may be deployed: its status, the evidence that the policy asks for, and what callers send now.
+"""Whether a release may be deployed: by the registry's rules, and by the evidence that there is and has to be.
 
 Called by `deployments.py` before a wish is stored. Must never let anything pass that is in quarantine or deleted,
 whoever forces it.
@@ -10,7 +10,6 @@ import msgspec
 
 from windlass import errors, references
 from windlass.desired import previews
-from windlass.registry import compatibility, promotion
 from windlass.registry import registry as registries
 from windlass.types import deployment, refs
 
@@ -33,39 +32,33 @@ def resolve(registry: registries.Registry, text: str) -> deployment.Release:
     )
 
 
-def refusals(
+def admit(
     registry: registries.Registry,
     release: deployment.Release,
     live: deployment.Release | None,
     policy: tuple[str, ...],
-) -> errors.GateRefused | None:
-    """Why a release may not be deployed in place of the live one, with the way out; None if it may."""
+    *,
+    force: bool,
+) -> None:
+    """`GateRefused`, with the way out, unless a release may be deployed in place of the live one.
+
+    By the registry's own rules (`Registry.admit`), and by its evidence: none that the policy asks for is missing, and
+    no check of the package itself failed the last time. `force` passes over evidence, status and contract.
+    """
+    registry.admit(release, over=live, force=force)
+    if force:
+        return
     named = previews.named(release)
     shown = registry.show(refs.Ref(kind="version", name=release.name, version=release.version))
-    if shown.version.status != "READY":
-        return errors.GateRefused(
-            f"{named} is {shown.version.status}, not READY.", hint=f"Run: windlass verify {named} {_FORCE}"
-        )
     last: dict[str, str] = {found.evidence.kind: found.evidence.verdict for found in shown.evidence}
     for kind in dict.fromkeys((*policy, *_CHECKS)):
         if last.get(kind, "passed") != "passed":
-            return errors.GateRefused(f"{named} failed its last {kind}.", hint=f"See: {_way(kind, named)} {_FORCE}")
-    for kind in policy:
-        if kind not in last:
-            return errors.GateRefused(
+            raise errors.GateRefused(f"{named} failed its last {kind}.", hint=f"See: {_way(kind, named)} {_FORCE}")
+        if kind in policy and kind not in last:
+            raise errors.GateRefused(
                 f"the policy asks for passed evidence of the kind '{kind}', and {named} has none.",
                 hint=f"Run: {_way(kind, named)} {_FORCE}",
             )
-    if live is None or previews.same(live, release):
-        return None
-    new, old = (promotion.manifest_of(registry.store, one.digest) for one in (release, live))
-    broken = compatibility.breaks(new, old)
-    if not broken:
-        return None
-    return errors.GateRefused(
-        f"{named} does not take what callers of {previews.named(live)} send: {'; '.join(broken)}.",
-        hint='Repeat with --force --reason "..." if the callers are ready for it.',
-    )
 
 
 def usable(registry: registries.Registry, release: deployment.Release) -> deployment.Release:

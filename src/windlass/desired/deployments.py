@@ -85,9 +85,9 @@ class Deployments:
         if old is not None and not _changes(old, desired, again=again):
             _check_seen(old, expected_generation)
             return old
-        plans.make(desired, None if old is None else old.status.live)
-        if not force:
-            self._admit(desired, old)
+        live = None if old is None else old.status.live
+        plans.make(desired, live)
+        self._admit(desired, live, force=force)
         return self._write(desired, old, asked)
 
     def rollback(
@@ -122,8 +122,8 @@ class Deployments:
         if not _changes(old, back, again=False):
             _check_seen(old, expected_generation)
             return old
-        if ref and not force:
-            self._admit(back, old)
+        if ref:
+            self._admit(back, old.status.live, force=force)
         return self._write(back, old, asked)
 
     def order(
@@ -210,7 +210,11 @@ class Deployments:
             steps = rollout_rows.steps(connection, past[0].id) if past else ()
         desired = self._desired(wish, old)
         live = None if old is None else old.status.live
-        refused = self._refusal(desired, live)
+        refused: errors.WindlassError | None = None
+        try:
+            self._admit(desired, live, force=False)
+        except (errors.GateRefused, errors.CorruptPackage) as e:
+            refused = e
         plan = plans.make(desired, live)
         seen = previews.traffic(steps)
         rate, bad = rate or seen.rate, seen.bad if bad is None else bad
@@ -273,17 +277,9 @@ class Deployments:
             salt=before.salt if before is not None and before.salt else secrets.token_hex(8),
         )
 
-    def _refusal(self, desired: types.Desired, live: types.Release | None) -> errors.GateRefused | None:
+    def _admit(self, desired: types.Desired, live: types.Release | None, *, force: bool) -> None:
         for release in (desired.release, *desired.against):
-            refused = admission.refusals(self._registry, release, live, self._policy)
-            if refused is not None:
-                return refused
-        return None
-
-    def _admit(self, desired: types.Desired, old: stored.Deployment | None) -> None:
-        refused = self._refusal(desired, None if old is None else old.status.live)
-        if refused is not None:
-            raise refused
+            admission.admit(self._registry, release, live, self._policy, force=force)
 
     def _before(self, old: stored.Deployment) -> types.Release:
         """What was live before what is live now; what is live, if the last rollout did not end where it should."""
