@@ -18,7 +18,7 @@ from windlass.types import deployment
 
 # Older segments are of rollouts long ended.
 _KEPT = 256
-_COUNTS = ("admitted", "ok", "rejected", "expired", "cancelled", "failed", "slow", "first_bad")
+_COUNTS = ("admitted", "ok", "rejected", "expired", "cancelled", "failed", "slow")
 
 
 class Total(msgspec.Struct, frozen=True):
@@ -97,7 +97,12 @@ def _told(document: Mapping[str, Any], endpoint: Mapping[str, Any], base: int) -
 
 
 def _counts(line: Mapping[str, Any]) -> deployment.Counts:
-    return deployment.Counts(**{field: line[field] for field in _COUNTS}, latency=tuple(line["latency_s"]["counts"]))
+    return deployment.Counts(
+        **{field: line[field] for field in _COUNTS},
+        latency=tuple(line["latency_s"]["counts"]),
+        # Nothing sticks to an arm that is alone.
+        first_bad=line.get("first_bad"),
+    )
 
 
 def _mirrored(told: Mapping[str, int]) -> deployment.Mirrored | None:
