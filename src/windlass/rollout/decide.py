@@ -31,16 +31,17 @@ Verdict = Literal["", "CONTINUE", "PROMOTE", "ABORT", "INCONCLUSIVE"]
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """All that a rollout remembers; stored as JSON between two looks (`msgspec.to_builtins`, `msgspec.convert`).
 
-    It is equal to the one before as long as nothing happens, so that it need not be stored again. `began` is the
-    generation of the weights before the start, `slow_ms` the threshold of slow answers, fixed at the start. `since` is
-    when the present step came in force (`in_force`) or is waited for, `running_at` when a candidate was first asked.
-    `asked` is how many requests the least asked candidate had been asked when the step came in force. `verdict` and
-    `words` say why it ends, `failed` that a release could not be run.
+    It is equal to the one before as long as nothing happens, so that it need not be stored again. Fixed at the start:
+    `began` is the generation of the weights until then, `mirrored` what any mirror had compared, `slow_ms` the
+    threshold of slow answers. `since` is when the present step came in force (`in_force`) or is waited for,
+    `running_at` when a candidate was first asked. `asked` is how many requests the least asked candidate had been asked
+    when the step came in force. `verdict` and `words` say why it ends, `failed` that a release could not be run.
     """
 
     phase: Literal["PREPARING", "RUNNING", "PROMOTING", "RETURNING", "DONE"] = "PREPARING"
     stage: int = 0
     began: int = 0
+    mirrored: deployment.Mirrored = deployment.Mirrored()
     slow_ms: float = 0.0
     in_force: bool = False
     since: float = 0.0
@@ -74,7 +75,8 @@ def start(plan: plans.Plan, observed: deployment.Observed, now: float) -> State:
     """The state of a rollout that begins now. `observed` is what runs before it: from it come what is fixed."""
     guard = plan.course.guard
     slow = evidence.slow_ms(guard, plan.old.arm, observed) if guard and plan.old else 0.0
-    return State(began=observed.generation, slow_ms=slow, since=now)
+    mirrored = observed.mirrored or deployment.Mirrored()
+    return State(began=observed.generation, mirrored=mirrored, slow_ms=slow, since=now)
 
 
 def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evidence.Judgement:
@@ -87,6 +89,7 @@ def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evid
     if guard is None or plan.old is None or state.running_at is None:
         return evidence.Judgement("CONTINUE", "")
     guard = replace(guard, slow_ms=state.slow_ms)
+    observed = replace(observed, mirrored=wanting.since(state.mirrored, observed.mirrored))
     old = plan.old.arm
     each = [evidence.judge(guard, old, release.arm, observed, state.began) for release in plan.candidates]
     if len(each) == 1:
@@ -167,7 +170,7 @@ def _looked(plan: plans.Plan, state: State, observed: deployment.Observed, now: 
     """Whether the present step is in force, since when, and how much its candidates had been asked by then."""
     stage = _stage(plan, state)
     force = wanting.in_force(plan, stage, observed)
-    asked = wanting.asked(plan, stage, observed, state.began)
+    asked = _asked(plan, state, observed)
     if force != state.in_force:
         state = replace(state, in_force=force, since=now, asked=asked)
     elif asked < state.asked:
@@ -188,8 +191,8 @@ def _returned(
         found = wanting.state_of(release, observed)
         said = f"Version {release.arm}"
         if found.state == "FAILED":
-            why = f": {found.reason}" if found.reason else "."
-            return _to(state, now, "RETURNING", f"{said} failed{why}", failed=True)
+            why = f": {found.reason}" if found.reason else ""
+            return _to(state, now, "RETURNING", _sentence(f"{said} failed{why}"), failed=True)
         # Where the old one is gone too it was the target that lost them; both are loaded again.
         kept = plan.old is not None and wanting.state_of(plan.old, observed).state == "READY"
         if found.state == "ABSENT" and state.running_at is not None and kept:
@@ -200,9 +203,9 @@ def _returned(
             return _to(state, now, "RETURNING", f"{said} was not ready within {within}.", failed=True)
     unknown = state.phase == "PREPARING" and plan.course.guard is not None and not observed.measured
     if unknown and now - state.since > plan.course.ready_s and state.paused_at is None:
-        return _to(state, now, "RETURNING", "The counts of requests cannot be had.", verdict="INCONCLUSIVE")
+        return _to(state, now, "RETURNING", "The counts of requests are not to be had.", verdict="INCONCLUSIVE")
     if judgement.verdict == "ABORT" and plan.order != "promote":
-        return _to(state, now, "RETURNING", judgement.words or "The evidence says harm.", verdict="ABORT")
+        return _to(state, now, "RETURNING", _sentence(judgement.words), verdict="ABORT")
     return None
 
 
@@ -215,14 +218,14 @@ def _onward(
         kept = state.in_force and now - state.since >= course.keep_s
         return replace(state, phase="DONE", outcome="new") if kept else state
     if plan.order == "promote" and (state.phase == "RUNNING" or wanting.ready(plan.new, observed)):
-        against = f", against the evidence: {judgement.words}" if judgement.verdict == "ABORT" else "."
+        against = f", against the evidence: {judgement.words}." if judgement.verdict == "ABORT" else "."
         return _to(state, now, "PROMOTING", f"A person ordered to promote{against}")
     proof = _proof(plan, state, observed, judgement)
     passed = (
         state.in_force
         and now - state.since >= stage.hold_s
         and (observed.measured or not _judged(plan, state))
-        and (not stage.asked or wanting.asked(plan, stage, observed, state.began) > state.asked)
+        and (not stage.asked or _asked(plan, state, observed) > state.asked)
         and (proof or not stage.proven)
     )
     running_s = 0.0 if state.running_at is None else now - state.running_at
@@ -234,9 +237,8 @@ def _onward(
         begun = {"running_at": None, "phase": "PREPARING"} if stage.mirror else {}
         return replace(state, stage=state.stage + 1, in_force=False, since=now, **begun)
     if course.max_s and running_s >= course.max_s:
-        doubts = [_capital(doubt) + "." for doubt in _doubts(plan, state, observed)]
-        said = " ".join((f"No verdict within {plans.span(course.max_s)}.", *doubts, judgement.words))
-        return _to(state, now, "RETURNING", said.strip(), verdict="INCONCLUSIVE")
+        said = (f"Not at its end within {plans.span(course.max_s)}.", *_doubts(plan, state, observed, judgement))
+        return _to(state, now, "RETURNING", " ".join(said), verdict="INCONCLUSIVE")
     return state
 
 
@@ -244,7 +246,7 @@ def _ended(plan: plans.Plan, state: State, judgement: evidence.Judgement, now: f
     """Where the course leads once it is passed, and on what grounds."""
     stage = _stage(plan, state)
     proven = judgement.verdict == "PROMOTE" and (stage.proven or plan.course.early_s is not None)
-    said = judgement.words if proven else "All steps passed."
+    said = _sentence(judgement.words) if proven else "All steps passed."
     if plan.old is None:
         said = "There is nothing to compare it with."
     verdict: Verdict = "PROMOTE" if proven else ""
@@ -276,6 +278,14 @@ def _stage(plan: plans.Plan, state: State) -> base.Stage:
     return base.Stage((100.0, *(0.0 for _ in plan.against)), old_capacity=plan.course.stages[-1].old_capacity)
 
 
+def _asked(plan: plans.Plan, state: State, observed: deployment.Observed) -> int:
+    """How many requests of this rollout its least asked candidate was asked, or had mirrored to it."""
+    stage = _stage(plan, state)
+    if stage.mirror:
+        return wanting.since(state.mirrored, observed.mirrored).compared
+    return wanting.asked(plan, stage, observed, state.began)
+
+
 def _judged(plan: plans.Plan, state: State) -> bool:
     """Whether evidence has a say at the present stage."""
     mirrored = plan.course.stages[state.stage].mirror
@@ -284,21 +294,19 @@ def _judged(plan: plans.Plan, state: State) -> bool:
 
 def _proof(plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement) -> bool:
     """Whether the verdict PROMOTE stands on something: known counts, and requests of every candidate."""
-    counted = wanting.asked(plan, _stage(plan, state), observed, state.began) > 0
+    counted = _asked(plan, state, observed) > 0
     return judgement.verdict == "PROMOTE" and state.in_force and observed.measured and counted
 
 
-def _doubts(plan: plans.Plan, state: State, observed: deployment.Observed) -> list[str]:
-    """What keeps the evidence from speaking."""
-    stage = _stage(plan, state)
-    found = []
+def _doubts(plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement) -> list[str]:
+    """What the evidence says, or what keeps it from speaking."""
     if not state.in_force:
-        found.append("this step is not in force yet")
-    elif not observed.measured:
-        found.append("the counts of requests are not known, so nothing is concluded")
-    elif stage.asked and wanting.asked(plan, stage, observed, state.began) <= state.asked:
-        found.append(f"version {plan.new.arm} has not been asked since this step began")
-    return found
+        return ["This step is not in force yet."]
+    if not observed.measured:
+        return ["The counts of requests are not known, so nothing is concluded."]
+    idle = _stage(plan, state).asked and _asked(plan, state, observed) <= state.asked
+    found = [f"Version {plan.new.arm} has not been asked since this step began."] if idle else []
+    return [*found, _sentence(judgement.words)] if judgement.words else found
 
 
 def _words(plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement) -> str:
@@ -319,8 +327,7 @@ def _words(plan: plans.Plan, state: State, observed: deployment.Observed, judgem
         ordered = " A person ordered to promote it: once it is ready." if plan.order == "promote" else ""
         said = f"{_capital(loading)} is being loaded{then}.{ordered}"
     else:
-        doubts = [_capital(doubt) + "." for doubt in _doubts(plan, state, observed)]
-        said = " ".join((_share(plan, state), *doubts, judgement.words)).strip()
+        said = " ".join((_share(plan, state), *_doubts(plan, state, observed, judgement)))
     return f"Paused by a person. {said}" if state.paused_at is not None else said
 
 
@@ -339,3 +346,7 @@ def _share(plan: plans.Plan, state: State) -> str:
 
 def _capital(words: str) -> str:
     return words[:1].upper() + words[1:]
+
+
+def _sentence(words: str) -> str:
+    return f"{_capital(words).rstrip('.')}."

@@ -122,7 +122,7 @@ def explain(plan: Plan) -> tuple[str, ...]:
     if course.guard or course.mirror_guard:
         said.append(f"Evidence of harm sends all requests back to {old} at once, at any step.")
     if course.max_s:
-        said.append(f"Without a verdict after {span(course.max_s)} {old} stays (inconclusive).")
+        said.append(f"If it has not ended after {span(course.max_s)} with requests, {old} stays (inconclusive).")
     if course.ends == "old":
         return (*said, f"At the end {old} has all requests, whatever was found.")
     kept = f"; {old} stays loaded for {span(course.keep_s)}" if course.keep_s else ""

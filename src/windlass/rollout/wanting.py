@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from windlass.rollout import plan as plans
 from windlass.rollout.strategies import base
 from windlass.types import deployment
@@ -27,8 +29,12 @@ def ready(release: deployment.Release, observed: deployment.Observed) -> bool:
 
 
 def alone(plan: plans.Plan, release: deployment.Release | None) -> deployment.Wanted | None:
-    """One release with all requests; None where there is none."""
-    return None if release is None else _wanted(plan, (deployment.Arm(release),), base.Stage(), 0.0)
+    """One release with all requests, and nothing of the strategy; None where there is none."""
+    if release is None:
+        return None
+    return deployment.Wanted(
+        name=plan.name, arms=(deployment.Arm(release),), salt=plan.salt, epoch=plan.number, serving=plan.serving
+    )
 
 
 def returning(plan: plans.Plan, observed: deployment.Observed, slow_ms: float) -> deployment.Wanted | None:
@@ -75,15 +81,20 @@ def back(plan: plans.Plan, observed: deployment.Observed) -> bool:
 
 
 def asked(plan: plans.Plan, stage: base.Stage, observed: deployment.Observed, began: int) -> int:
-    """How many requests the least asked candidate was asked since the rollout began; of a mirror, those compared."""
-    if stage.mirror:
-        return observed.mirrored.compared if observed.mirrored else 0
-    segments = [segment.counts for segment in observed.segments if segment.generation > began]
+    """How many requests the least asked candidate of a stage was asked, under later weights than `began`."""
+    counts = [segment.counts for segment in observed.segments if segment.generation > began]
     return min(
-        sum(counts[r.arm].admitted for counts in segments if r.arm in counts)
-        for r, share in zip(plan.candidates, stage.shares, strict=True)
+        sum(arms[release.arm].admitted for arms in counts if release.arm in arms)
+        for release, share in zip(plan.candidates, stage.shares, strict=True)
         if share or not any(stage.shares)
     )
+
+
+def since(before: deployment.Mirrored, mirrored: deployment.Mirrored | None) -> deployment.Mirrored:
+    """What a mirror compared after `before`. Where the target lost counts, all that it has is new."""
+    now = msgspec.structs.astuple(mirrored or deployment.Mirrored())
+    more = [a - b for a, b in zip(now, msgspec.structs.astuple(before), strict=True)]
+    return deployment.Mirrored(*(now if min(more) < 0 else more))
 
 
 def _rest(shares: tuple[float, ...]) -> float:
