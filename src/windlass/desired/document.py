@@ -35,7 +35,7 @@ def parse(data: bytes | str) -> wishes.Wish:
     for key in ("name", "ref"):
         if key not in document:
             raise errors.UsageError(f"the document lacks '{key}'.", hint=f"The least that there is:\n{_EXAMPLE}")
-    made: Mapping[str, Any] = {**document, "strategy": _strategy(document.get("strategy", {}))}
+    made: Mapping[str, Any] = {**document, "strategy": _strategy(document.get("strategy", "recreate"))}
     try:
         return wishes.check(msgspec.convert(made, wishes.Wish))
     except msgspec.ValidationError as e:
