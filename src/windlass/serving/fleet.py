@@ -28,6 +28,8 @@ _ANSWER_S = 1.0
 _ANY_UP_S = 5.0
 # Beyond the grace time a worker tells those who still wait, then ends.
 _LAST_S = 1.0
+# So many workers may be asked for later, or as many as there are cores or were asked for first.
+_ROOM = 4
 
 
 class Fleet:
@@ -44,17 +46,17 @@ class Fleet:
         self._started = False
         self._cores = cores
         self._lending = lending.Lending(wanted.state)
+        self._most = max(cores, wanted.workers, _ROOM)
         # While a worker is replaced, two of them have a place.
-        most = 2 * max(cores, wanted.workers)
-        self._places = places.Places(listening, most, self._lending, self._asked, self._died, quiet=quiet)
-        self.memory = self._places.memory
+        self.places = places.Places(listening, 2 * self._most, self._lending, self._asked, self._died, quiet=quiet)
+        self.memory = self.places.memory
         self._weights = weights.Weights()
         self._heard = firsts.Heard()
         self._instance = secrets.token_hex(8)
         self._last_good = last_good.LastGood(wanted.state)
         self._judge = crashes.Judge(self.plan.workers)
         # What a server that starts now would be planned like.
-        self._next_plan = self.plan
+        self.next_plan = self.plan
         self._loaded: set[str] = set()
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +86,7 @@ class Fleet:
                     raise error
             self._judge.in_force()
         self._started = True
-        for one in self._places.serving():
+        for one in self.places.serving():
             one.tell(channel.Ready(ready=True))
 
     def _begin_with_good(self) -> None:
@@ -96,7 +98,7 @@ class Fleet:
             log.warning("the spec's models are not served: %s", why)
 
     async def _choose(self, first: member.Member) -> None:
-        self.plan = self._next_plan = await self._planned(first)
+        self.plan = self.next_plan = await self._planned(first)
         self._judge = crashes.Judge(self.plan.workers)
         log.info("%s", self.plan.reason)
 
@@ -111,12 +113,12 @@ class Fleet:
     async def close(self) -> None:
         """Not ready from now on; go on for `pre_stop_s`, then let every worker finish what is in flight and end."""
         self.stopping = True
-        for one in self._places.living():
+        for one in self.places.living():
             one.state = member.LEAVING
             one.tell(channel.Ready(ready=False))
         await asyncio.sleep(self.spec.pre_stop_s)
-        self._places.shut()
-        await asyncio.gather(*(self._leave(one) for one in self._places.living()))
+        self.places.shut()
+        await asyncio.gather(*(self._leave(one) for one in self.places.living()))
         self._lending.save()
 
     async def _leave(self, one: member.Member) -> None:
@@ -125,7 +127,7 @@ class Fleet:
     # Places
 
     async def _fill(self, begun: starting.Starting | None = None) -> member.Member:
-        return await self._places.fill(channel.Start(self.spec), begun)
+        return await self.places.fill(channel.Start(self.spec), begun)
 
     async def _bring_up(self, one: member.Member, *, opened: bool = False) -> None:
         """Put in force there what is in force; only then it takes connections."""
@@ -171,7 +173,11 @@ class Fleet:
     async def _refill(self, pause_s: float = 0.0) -> None:
         """Fill one place, if one is free."""
         await asyncio.sleep(pause_s)
-        if self.stopping or self._places.filled() >= self.plan.workers:
+        if self.stopping or self.places.filled() >= self.plan.workers:
+            return
+        if not self.places.room():
+            # Those that leave still have theirs.
+            self._spawn_task(self._refill(_WATCH_S))
             return
         try:
             one = await self._fill()
@@ -190,7 +196,7 @@ class Fleet:
         """Replace what makes no progress; a spec that went through its trial is good."""
         while not self.stopping:
             await asyncio.sleep(_WATCH_S)
-            self._places.end_hung()
+            self.places.end_hung()
             if not self._judge.on_trial and not self._changing.locked():
                 self._last_good.keep(self.spec)
 
@@ -198,12 +204,12 @@ class Fleet:
         """Replace every worker by a new one that is warm before the old one leaves."""
         async with self._changing:
             try:
-                for old in self._places.serving():
+                for old in self.places.serving():
                     if old.alive and not self.stopping:
                         await self._replace(old)
             finally:
                 # A place that was left free, since the new one was there already, or one whose new one did not come up.
-                for _ in range(self.plan.workers - self._places.filled()):
+                for _ in range(self.plan.workers - self.places.filled()):
                     self._spawn_task(self._refill())
         log.info("every worker was replaced")
 
@@ -226,6 +232,8 @@ class Fleet:
         """
         async with self._changing:
             doors.read_pepper(wanted.key_pepper)
+            if wanted.workers > self._most:
+                raise errors.UsageError(f"there is room for {self._most} workers", hint="Start anew to have more.")
             if wanted.generation <= self.spec.generation:
                 raise errors.Conflict(
                     f"generation {wanted.generation} is not above {self.spec.generation}, which is in force"
@@ -243,17 +251,35 @@ class Fleet:
                 raise
             if not self._judge.looping:
                 self._last_good.keep(self.spec)
-            keys = msgspec.structs.replace(
-                self.spec, keys=wanted.keys, key_pepper=wanted.key_pepper, trusted=wanted.trusted
+            names = ("keys", "key_pepper", "trusted")
+            others = {name: getattr(wanted, name) for name in names} | {"workers": wanted.workers or self.spec.workers}
+            self._put_in_force(
+                _with_models_of(wanted, msgspec.structs.replace(self.spec, **others)), generations, why=""
             )
-            self._put_in_force(_with_models_of(wanted, keys), generations, why="")
             for one in taken:
                 one.spec = self.spec
             self._loaded &= {endpoint.name for endpoint in wanted.repository}
             await self._level()
             with contextlib.suppress(errors.WindlassError):
-                self._next_plan = await self._planned(taken[0])
+                self.next_plan = await self._planned(taken[0])
+            if wanted.workers not in (0, self.plan.workers):
+                await self._scale(wanted.workers)
             return unreached
+
+    async def _scale(self, workers: int) -> None:
+        """Go over to so many workers, on as many threads as before: new ones are warm before they answer, old ones
+        drain; both go on after this returns.
+        """
+        self.plan = msgspec.structs.replace(sizing.choose(self._cores, workers, 0), threads=self.plan.threads)
+        self._judge = crashes.Judge(workers)
+        if workers > 1:
+            await places.ask_all(self.places.serving(), lambda one: one.ask(channel.Open(alone=False), _ANSWER_S))
+        for one in self.places.least_useful(self.places.filled() - workers):
+            # Its place is not to be filled again.
+            one.state = member.LEAVING
+            self._spawn_task(self._leave(one))
+        for _ in range(workers - self.places.filled()):
+            self._spawn_task(self._refill())
 
     def _put_in_force(self, wanted: spec.Spec, generations: dict[str, int], why: str) -> None:
         self.spec = wanted
@@ -268,7 +294,7 @@ class Fleet:
             return ()
         # Whoever starts or comes back from now on starts without them.
         before, self.spec = self.spec, msgspec.structs.replace(self.spec, keys=left, key_pepper=wanted.key_pepper)
-        living = self._places.living()
+        living = self.places.living()
         told = await asyncio.gather(
             *(one.ask(channel.Revoke(left, wanted.key_pepper), _ANSWER_S) for one in living), return_exceptions=True
         )
@@ -283,7 +309,7 @@ class Fleet:
 
     async def _try(self, wanted: spec.Spec, generations: dict[str, int]) -> list[member.Member]:
         """One worker first, then the others: all of them; if one refuses, those that took it go back."""
-        members = await places.first_up(self._places, _ANY_UP_S)
+        members = await places.first_up(self.places, _ANY_UP_S)
         sent = channel.Apply(self._fitted(wanted), weights=generations)
         await members[0].ask(sent)
         answers = await asyncio.gather(*(one.ask(sent) for one in members[1:]), return_exceptions=True)
@@ -301,7 +327,7 @@ class Fleet:
 
     async def _level(self) -> None:
         """Whoever serves anything but the spec in force goes over to it; who cannot is replaced."""
-        for one in self._places.serving():
+        for one in self.places.serving():
             if one.spec is not self.spec:
                 try:
                     await one.apply(self.spec, self._sent(back=True))
@@ -337,7 +363,7 @@ class Fleet:
     async def change(self, name: str, load: bool) -> None:
         """Load or unload a repository model in every worker; if one cannot load it, none has it that had it not."""
         async with self._changing:
-            members = self._places.serving()
+            members = self.places.serving()
             answers = await places.ask_all(members, lambda one: one.change(name, load=load))
             refused = [a for one, a in zip(members, answers, strict=True) if a is not None and one.alive]
             if not refused:
@@ -356,29 +382,7 @@ class Fleet:
 
     def ready(self) -> bool:
         """Whether a worker that makes progress can answer; at the start, once all that were planned can."""
-        return self._started and not self.stopping and self._places.ready()
-
-    async def status(self) -> dict[str, Any]:
-        """Every worker, and the models as the one with the newest spec tells them."""
-        members = self._places.living()
-        answers = await asyncio.gather(
-            *(one.ask(channel.Status(), _ANSWER_S) for one in members), return_exceptions=True
-        )
-        told = [answer if isinstance(answer, dict) else None for answer in answers]
-        newest = max(filter(None, told), key=lambda t: t["generation"], default={"generation": 0, "models": []})
-        return {
-            "generation": newest["generation"],
-            "ready": self.ready(),
-            "plan": msgspec.to_builtins(self.plan) | {"after_a_new_start": self._otherwise()},
-            "fell_back": self.fell_back,
-            "restarts": self.restarts,
-            "workers": [self._places.about(one, answer) for one, answer in zip(members, told, strict=True)],
-            "models": newest["models"],
-        }
-
-    def _otherwise(self) -> str:
-        """What would be planned for the spec in force, if it is not what is done; empty if it is."""
-        return "" if self._next_plan.workers == self.plan.workers else self._next_plan.reason
+        return self._started and not self.stopping and self.places.ready()
 
     def _spawn_task(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)

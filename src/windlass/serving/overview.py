@@ -5,14 +5,19 @@ Made by the supervisor, asked through `admin.py`. Must never count anything itse
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from typing import Any
 
-from windlass.serving import fleet
+import msgspec
+
+from windlass.serving import channel, fleet
 from windlass.serving.metrics import exposition as metrics
 from windlass.serving.metrics import outcomes
 from windlass.types import spec
+
+_ANSWER_S = 1.0
 
 
 class Overview:
@@ -34,13 +39,32 @@ class Overview:
         return self._fleet.spec
 
     async def status(self) -> dict[str, Any]:
-        """The fleet's, and the supervisor's own."""
-        own = {"pid": os.getpid(), "started": self._started, "addresses": self._addresses}
-        return own | await self._fleet.status()
+        """Every worker, and the models as the one with the newest spec tells them; and the supervisor's own."""
+        workers = self._fleet
+        members = workers.places.living()
+        answers = await asyncio.gather(
+            *(one.ask(channel.Status(), _ANSWER_S) for one in members), return_exceptions=True
+        )
+        told = [answer if isinstance(answer, dict) else None for answer in answers]
+        newest = max(filter(None, told), key=lambda t: t["generation"], default={"generation": 0, "models": []})
+        plan, other = workers.plan, workers.next_plan
+        otherwise = "" if other.workers == plan.workers else other.reason
+        return {
+            "pid": os.getpid(),
+            "started": self._started,
+            "addresses": self._addresses,
+            "generation": newest["generation"],
+            "ready": workers.ready(),
+            "plan": msgspec.to_builtins(plan) | {"after_a_new_start": otherwise},
+            "fell_back": workers.fell_back,
+            "restarts": workers.restarts,
+            "workers": [workers.places.about(one, answer) for one, answer in zip(members, told, strict=True)],
+            "models": newest["models"],
+        }
 
     async def metrics(self) -> bytes:
         """The exposition of everything, in Prometheus' text format."""
-        now = await self._fleet.status()
+        now = await self.status()
         models = [
             metrics.Model(m["name"], m["version"], m.get("arm", ""), m["load_s"], m["bytes"])
             for m in now["models"]

@@ -61,6 +61,23 @@ class Places:
         """How many places have somebody who stays."""
         return sum(one.state != member.LEAVING for one in self.living())
 
+    def room(self) -> bool:
+        """Whether there is a free place."""
+        return len(self.members) < self.memory.workers
+
+    def least_useful(self, surplus: int) -> list[member.Member]:
+        """So many of those that stay: first who does not serve yet, then who has the fewest requests under way."""
+        staying = [one for one in self.living() if one.state != member.LEAVING]
+        board = self._board
+        staying.sort(
+            key=lambda one: (
+                one.state == member.SERVING,
+                board.under_way(one.place),
+                board.connections(one.place),
+            )
+        )
+        return staying[: max(0, surplus)]
+
     def serving(self) -> list[member.Member]:
         """The workers that answer."""
         return [one for one in self.living() if one.state == member.SERVING]

@@ -159,6 +159,11 @@ class Worker:
             ],
         }
 
+    @property
+    def under_way(self) -> int:
+        """Requests of callers that have no answer yet."""
+        return self._door.in_flight
+
     def count(self) -> None:
         """Show what is open and waiting now."""
         self._series.gauge(telemetry.CONNECTIONS)[0] = len(self._listener.connections)
@@ -270,6 +275,7 @@ class Post:
     def _beat(self) -> None:
         self._loop.call_later(BEAT_S, self._beat)
         self._board.beat(self._place, self._acceptor.count)
+        self._board.work(self._place, self._worker.under_way)
         self._worker.count()
         self._demand(self._worker.allowances.wants())
         self._tell_bad()

@@ -138,7 +138,8 @@ class Spec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `listen` and `admin` are `host:port` (port 0: any free one); `control` is the path of a unix socket.
     `repository` are models that clients may load and unload by name, unless the spec is managed.
     `hosts` are the Host names that are answered ("*" any). `verdicts` is a folder where probation remembers.
-    `workers` 0 lets the server choose. `allow` are the networks (CIDR) whose peers are answered; none: all.
+    `workers` 0 lets the server choose, and in a later spec leaves their number as it is.
+    `allow` are the networks (CIDR) whose peers are answered; none: all.
     `state` is a folder for what outlives the process: exposures, shadow answers, quotas, the last good spec.
     `trusted` are the public keys (Ed25519, hex) whose signature lets a package that carries code run.
     """

@@ -1,7 +1,7 @@
 """A board that all processes of one server see: for each worker when its loop last turned, and its open connections.
 
 Made by the supervisor, which hands its file descriptor to every worker; a worker writes its own row and reads the
-others' to take its share of new connections. Must never be waited for: a row is two whole words, written in place.
+others' to take its share of new connections. Must never be waited for: a row is three whole words, written in place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 # Not ready within 5 s is what is promised; whoever looks may look a moment later.
 STALE_S = 4.5
-_BEAT, _CONNECTIONS = range(2)
+_BEAT, _CONNECTIONS, _UNDER_WAY = range(3)
 _WORDS = 8  # a row has a cache line of its own
 
 
@@ -43,7 +43,15 @@ class Board:
     def clear(self, place: int) -> None:
         """Nobody works at this place."""
         at = place * _WORDS
-        self._words[at + _BEAT] = self._words[at + _CONNECTIONS] = 0
+        self._words[at + _BEAT] = self._words[at + _CONNECTIONS] = self._words[at + _UNDER_WAY] = 0
+
+    def work(self, place: int, under_way: int) -> None:
+        """The worker at this place has so many requests under way."""
+        self._words[place * _WORDS + _UNDER_WAY] = under_way
+
+    def under_way(self, place: int) -> int:
+        """The requests under way that a worker told last."""
+        return self._words[place * _WORDS + _UNDER_WAY]
 
     def connections(self, place: int) -> int:
         """The open connections that a worker told last."""

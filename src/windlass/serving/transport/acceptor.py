@@ -58,7 +58,10 @@ class Acceptor:
         return len(self._shared.connections)
 
     async def open(self, *, alone: bool) -> None:
-        """Accept from now on."""
+        """Accept from now on; if it was alone and is no more, as one of several."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         if alone and self._tls is None:
             self._server = await self._loop.create_server(self._factory, sock=self._sock.dup(), backlog=_BACKLOG)
         else:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from windlass import errors
-from windlass.serving import channel, fleet, member, starting
+from windlass.serving import channel, fleet, member, overview, starting
 from windlass.serving.metrics import board
 from windlass.types import spec
 
@@ -237,10 +237,10 @@ def test_withdrawn_trust_does_not_come_back_with_a_new_worker(run: Callable[...,
 
 def test_the_status_says_what_another_start_would_plan(run: Callable[..., None]) -> None:
     async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
-        assert (await workers.status())["plan"]["after_a_new_start"] == ""
+        assert (await overview.Overview(workers, {}).status())["plan"]["after_a_new_start"] == ""
         crowd.weight = 400_000_000
         await workers.apply(_spec(2))
-        plan = (await workers.status())["plan"]
+        plan = (await overview.Overview(workers, {}).status())["plan"]
         assert plan["workers"] == 2
         assert "1 worker with up to 2 threads" in plan["after_a_new_start"]
 
@@ -263,7 +263,7 @@ def test_nobody_says_that_it_is_ready_before_all_are_there(monkeypatch: pytest.M
         loading = asyncio.ensure_future(found.start())
         await _settle()
         first, second = crowd.workers
-        found._places._board.beat(first.place, 0)
+        found.places._board.beat(first.place, 0)
         assert first.state == member.SERVING
         assert not found.ready()
         assert channel.Ready(ready=True) not in first.heard
@@ -280,7 +280,7 @@ def test_nobody_says_that_it_is_ready_before_all_are_there(monkeypatch: pytest.M
 def test_not_ready_when_no_worker_turns(run: Callable[..., None]) -> None:
     async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
         now = [1_000.0]
-        known = workers._places._board = board.Board(workers._places._board.fd, clock=lambda: int(now[0] * 1e9))
+        known = workers.places._board = board.Board(workers.places._board.fd, clock=lambda: int(now[0] * 1e9))
         assert not workers.ready()
         for one in crowd.serving():
             known.beat(one.place, 0)
@@ -291,8 +291,8 @@ def test_not_ready_when_no_worker_turns(run: Callable[..., None]) -> None:
         assert workers.ready()
         now[0] += 1
         assert not workers.ready()
-        workers._places._looked = float("inf")
-        workers._places.end_hung()
+        workers.places._looked = float("inf")
+        workers.places.end_hung()
         await _settle()
         assert {one.pid for one in crowd.serving()}.isdisjoint({100, 101})
 
@@ -301,13 +301,13 @@ def test_not_ready_when_no_worker_turns(run: Callable[..., None]) -> None:
 
 def test_who_was_kept_from_looking_blames_nobody(run: Callable[..., None]) -> None:
     async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
-        known = workers._places._board
+        known = workers.places._board
         known._clock = lambda: 10**18
         for one in crowd.serving():
             known.beat(one.place, 0)
         known._clock = lambda: 2 * 10**18
-        workers._places._looked = 0.0
-        workers._places.end_hung()
+        workers.places._looked = 0.0
+        workers.places.end_hung()
         assert len(crowd.serving()) == 2
 
     run(drill)
@@ -316,13 +316,67 @@ def test_who_was_kept_from_looking_blames_nobody(run: Callable[..., None]) -> No
 def test_fields_of_a_put_are_those_of_models_and_keys(run: Callable[..., None]) -> None:
     async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
         before = workers.spec
-        await workers.apply(msgspec.structs.replace(_spec(2), listen="0.0.0.0:1", grace_s=1.0, workers=7))
+        await workers.apply(msgspec.structs.replace(_spec(2), listen="0.0.0.0:1", grace_s=1.0, workers=3))
         assert (workers.spec.listen, workers.spec.grace_s, workers.spec.workers) == (
             before.listen,
             before.grace_s,
-            before.workers,
+            3,
         )
         with pytest.raises(errors.Conflict):
             await workers.apply(_spec(2))
 
     run(drill)
+
+
+@pytest.mark.promise("P-45")
+def test_fewer_workers_are_those_that_start_then_idle_ones_then_busy_ones(run: Callable[..., None]) -> None:
+    async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
+        busy, idle, third = crowd.serving()
+        for one, under_way, connections in ((busy, 3, 1), (idle, 0, 9), (third, 1, 0)):
+            workers.places._board.work(one.place, under_way)
+            workers.places._board.beat(one.place, connections)
+        opens = asyncio.Event()
+
+        async def wait() -> None:
+            await opens.wait()
+
+        def hold(one: Worker, body: channel.Body) -> Awaitable[None] | None:
+            return wait() if isinstance(body, channel.Open) and one.state == member.STARTING else None
+
+        crowd.on = hold
+        await workers.apply(_spec(2, workers=4))
+        await _settle()
+        starting = crowd.workers[-1]
+        assert (starting.state, len(crowd.workers)) == (member.STARTING, 4)
+        gone: list[Worker] = []
+        for generation, wanted in enumerate((3, 2, 1), start=3):
+            await workers.apply(_spec(generation, workers=wanted))
+            await _settle()
+            gone += [one for one in crowd.workers if one.ended.done() and one not in gone]
+        assert gone == [starting, idle, third]
+        assert [one.ended.result() for one in gone] == [0, 0, 0]
+        opens.set()
+        await _settle()
+        # Nobody comes back for them.
+        assert crowd.serving() == [busy]
+        assert len(crowd.workers) == 4
+
+    run(drill, workers=3)
+
+
+def test_more_workers_have_the_spec_in_force_before_they_serve(run: Callable[..., None]) -> None:
+    async def drill(workers: fleet.Fleet, crowd: Crowd) -> None:
+        await workers.apply(_spec(2, workers=3))
+        await _settle()
+        assert [one.generation for one in crowd.serving()] == [2, 2, 2]
+        # They are several now, and share what they accept.
+        assert all(channel.Open(alone=False) in one.heard for one in crowd.serving())
+        # A spec that says nothing of workers leaves them.
+        await workers.apply(_spec(3))
+        await _settle()
+        assert ([one.generation for one in crowd.serving()], workers.spec.workers) == ([3, 3, 3], 3)
+        with pytest.raises(errors.UsageError, match="room for 4 workers"):
+            await workers.apply(_spec(4, workers=5))
+        assert workers.spec.generation == 3
+
+    run(drill, workers=1)
