@@ -1,8 +1,8 @@
 """How long a large registry takes to answer: 10,000 models and 100,000 versions, on SQLite or PostgreSQL.
 
 `registry.py [--models N] [--versions N] [--rounds N] [URL]` fills a database (a fresh SQLite file unless a URL is
-given; PostgreSQL: postgresql://user@/database?host=FOLDER) and prints a table, in ms. `fill` is for whoever measures what lies
-above the registry. Must never be pointed at a registry that somebody uses: it fills what it is given.
+given; PostgreSQL: postgresql://user@/database?host=FOLDER) and prints a table, in ms. `fill` is for whoever measures
+what lies above the registry. Must never be pointed at a registry that somebody uses: it fills what it is given.
 """
 
 from __future__ import annotations
