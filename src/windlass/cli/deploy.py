@@ -46,6 +46,21 @@ _WAIT_S = 24 * 3600.0
     expose_value=False,
     help="Only if nobody has changed it since this generation; 0: only if it is new.",
 )
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    callback=output.keep,
+    expose_value=False,
+    help="Requests a second, for --plan.  [the last rollout's]",
+)
+@click.option(
+    "--bad",
+    type=click.FloatRange(0, 1),
+    callback=output.keep,
+    expose_value=False,
+    help="Which part of them is bad, for --plan.  [the last rollout's]",
+)
 @click.pass_obj
 def deploy(
     context: output.Context,
@@ -75,7 +90,7 @@ def deploy(
         )
     with planes.deployments(context) as found:
         if plan:
-            show_plan(context, found.preview(wish))
+            show_plan(context, found.preview(wish, rate=output.kept("rate"), bad=output.kept("bad")))
             return
         before = _generation(found, wish.name)
         stored = found.deploy(

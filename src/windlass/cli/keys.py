@@ -82,7 +82,7 @@ def list_(context: output.Context) -> None:
     context.result(
         every,
         lambda: output.table(
-            header, [(k.id, k.name, ",".join(k.scopes), ",".join(k.models), _limits(k), _state(k, now)) for k in every]
+            header, [(k.id, k.name, _scopes(k), ",".join(k.models), _limits(k), _state(k, now)) for k in every]
         ),
     )
 
@@ -160,6 +160,10 @@ def _seconds(text: str) -> float:
     if found is None:
         raise errors.UsageError(f"'{text[:40]}' is no time.", hint="Write 90m, 12h, 30d or 8w.")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def _scopes(key: key_rows.Listed) -> str:
+    return "all" if set(key_rows.SCOPES) <= set(key.scopes) else ",".join(key.scopes)
 
 
 def _limits(key: key_rows.Listed) -> str:

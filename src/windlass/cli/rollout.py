@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import time
+from typing import Any
 
 import click
 
@@ -16,6 +17,7 @@ from windlass.cli import output, planes, watching
 from windlass.records import deployments, rollouts
 
 _EVERY_S = 1.0
+_PART = 500
 
 
 @click.group()
@@ -30,7 +32,7 @@ def status(context: output.Context, name: str | None) -> None:
     """What is wanted and what is live under NAME, and how far its rollout is; without NAME, of every deployment."""
     with planes.deployments(context) as found:
         if name is None:
-            every = found.every(limit=0) if planes.far(context) else _all(found)
+            every = _all(found)
             context.result(every, lambda: _table(every))
             return
         seen = watching.view(found, name)
@@ -117,12 +119,12 @@ def _order(context: output.Context, name: str, what: str, reason: str) -> None:
         context.say("No controller is running: it is carried out when one does. Start it: windlass up")
 
 
-def _all(found: object) -> tuple[deployments.Deployment, ...]:
+def _all(found: Any) -> tuple[deployments.Deployment, ...]:
     every: list[deployments.Deployment] = []
     while True:
-        part = found.every(after=every[-1].name if every else "", limit=500)  # type: ignore[attr-defined]
+        part = found.every(after=every[-1].name if every else "", limit=_PART)
         every += part
-        if len(part) < 500:
+        if len(part) < _PART:
             return tuple(every)
 
 

@@ -312,3 +312,5 @@ def _log(context: output.Context) -> None:
     """Log on stderr; libraries only what is wrong."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("windlass").setLevel(logging.WARNING if context.quiet else logging.INFO)
+    # It tells of each opening, and the controller opens the keys at each beat.
+    logging.getLogger("windlass.storage").setLevel(logging.WARNING)

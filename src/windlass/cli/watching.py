@@ -25,6 +25,8 @@ _EVERY_S = 0.5
 # A wish that no controller has taken up by then, with none in sight, is not waited for any longer.
 _TAKEN_UP_S = 15.0
 _BAR = 20
+# The relative risks that the evidence can tell apart end here.
+_WIDEST = 64.0
 _BAD = ("failed", "expired", "rejected")
 
 
@@ -39,6 +41,8 @@ class View(msgspec.Struct, frozen=True):
     def ended(self) -> bool:
         """Whether the controller has taken up the wish and nothing is under way."""
         status = self.deployment.status
+        if self.rollout is not None and self.rollout.ended_at is None:
+            return False
         return status.generation >= self.deployment.generation and status.phase in ("LIVE", "FAILED", "EMPTY")
 
     @property
@@ -49,9 +53,12 @@ class View(msgspec.Struct, frozen=True):
 
 
 def view(found: Any, name: str) -> View:
-    """What there is to show of a deployment now; `NotFound` if there is none."""
-    stored = found.get(name)
+    """What there is to show of a deployment now; `NotFound` if there is none.
+
+    The rollout is read first: once it has ended, what is read of the deployment is what it ended with.
+    """
     newest = max(found.rollouts(name), key=lambda rollout: rollout.number, default=None)
+    stored = found.get(name)
     if newest is None:
         return View(stored)
     return View(stored, newest, next(reversed(found.steps(newest.id)), None))
@@ -75,10 +82,12 @@ def picture(seen: View, *, width: int = 100) -> list[str]:
             "",
             output.table(("METRIC", "THERE", "NOW", "INTERVAL", "OF", "SAYS"), [*map(_finding, judged.findings)]),
         ]
-    if judged is not None and judged.words and judged.words != status.words:
-        lines += ["", *_wrapped(f"{judged.verdict}: {judged.words}", width)]
-    if status.words:
-        lines += ["", *_wrapped(status.words, width)]
+    told = status.words
+    if judged is not None and judged.words and judged.words.lower() not in told.lower():
+        lines += ["", *_wrapped(judged.words, width)]
+    if told:
+        verdict = "" if judged is None or seen.ended else f"{judged.verdict}: "
+        lines += ["", *_wrapped(verdict + told, width)]
     if status.generation < stored.generation:
         lines += ["", f"generation {stored.generation} is not taken up yet"]
     return lines
@@ -230,8 +239,9 @@ def _judged(step: rollouts.Step | None) -> evidence.Judgement | None:
 
 
 def _finding(found: evidence.Finding) -> tuple[str, ...]:
-    upper = "inf" if found.upper <= 0 or found.upper > 1e6 else f"{found.upper:.3g}"
-    interval = f"{found.lower:.3g} to {upper}" if found.lower or found.upper else "-"
+    interval = f"{found.lower:.3g} to {found.upper:.3g}" if found.lower or found.upper else "-"
+    if found.unit == "relative risk" and found.lower <= 1 / _WIDEST and found.upper >= _WIDEST:
+        interval = "not known yet"
     return (found.metric, f"{found.baseline:.4g}", f"{found.candidate:.4g}", interval, found.unit, found.verdict)
 
 

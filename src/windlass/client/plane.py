@@ -23,7 +23,10 @@ T = TypeVar("T")
 PREFIX = "/api/v1"
 # A reply that did not come is asked for again after these times, in seconds.
 _AGAIN_S = (0.2, 1.0)
-_PAGE = 500
+# What a control plane gives at once, at most.
+_PAGE = 1_000
+# More than there is of anything: a list to its end, in the largest parts.
+ALL = 1 << 31
 _CHUNK = 1 << 20
 
 
@@ -60,16 +63,16 @@ class Plane:
         """What lies at a path, decoded."""
         return _decoded(self._ask("GET", path, query=query), kind)
 
-    def every(self, path: str, kind: type[T], *, limit: int = 0, **query: Any) -> tuple[T, ...]:
+    def every(self, path: str, kind: type[T], **query: Any) -> tuple[T, ...]:
         """A list from its first part to its last; with `limit`, no more than that many."""
         found: list[T] = []
-        after = str(query.pop("after", ""))
+        most = query.pop("limit", None)
         while True:
-            size = min(_PAGE, limit - len(found)) if limit else _PAGE
-            page = self.get(path, Page, **query, after=after, limit=size)
+            size = None if most is None else min(most - len(found), _PAGE)
+            page = self.get(path, Page, **query, limit=size)
             found += [_decoded(item, kind) for item in page.items]
-            after = page.next
-            if not after or (limit and len(found) >= limit):
+            query["after"] = page.next
+            if not page.next or (most is not None and len(found) >= most):
                 return tuple(found)
 
     def send(

@@ -36,7 +36,7 @@ class Audit:
         return self._plane.every(
             "/audit",
             audit.Entry,
-            limit=limit,
+            limit=limit or plane.ALL,
             subject=subject,
             actor=actor,
             action=action,

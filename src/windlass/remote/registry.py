@@ -60,12 +60,12 @@ class Registry:
         self, *, search: str = "", after: str = "", limit: int | None = None, only: tuple[str, ...] = ("*",)
     ) -> tuple[version_rows.Model, ...]:
         """Models that the caller may see, by name; `only` is the plane's to say."""
-        return self._plane.every("/models", version_rows.Model, search=search, after=after, limit=limit or 0)
+        return self._plane.every("/models", version_rows.Model, search=search, after=after, limit=limit or plane.ALL)
 
     def versions(self, name: str, *, after: int = 0, limit: int | None = None) -> tuple[version_rows.Version, ...]:
         """The versions of a model, the newest first, deleted ones too; those below the number `after`, if given."""
         return self._plane.every(
-            f"{_model(name)}/versions", version_rows.Version, after=str(after or ""), limit=limit or 0
+            f"{_model(name)}/versions", version_rows.Version, after=after or None, limit=limit or plane.ALL
         )
 
     def resolve(self, ref: refs.Ref) -> registries.Resolved:
