@@ -5,10 +5,13 @@ Opened by the CLI where a server is given. Must never decide what the plane deci
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from windlass.client import plane
 from windlass.desired import deployments as desired
 from windlass.desired import history, previews, wishes
 from windlass.records import deployments
+from windlass.records import feedback as feedback_rows
 from windlass.records import rollouts as rollout_rows
 from windlass.types import refs
 
@@ -113,6 +116,14 @@ class Deployments:
     def live_at(self, name: str, moment: float) -> history.Live:
         """What answered at a moment, who moved it there, and why."""
         return self._plane.get(f"{_at(name)}/live", history.Live, at=moment)
+
+    def take_feedback(self, name: str, given: Sequence[feedback_rows.Given]) -> feedback_rows.Added:
+        """Put scores on record; given again they change nothing."""
+        return self._plane.send("POST", f"{_at(name)}/feedback", feedback_rows.Added, {"items": given})
+
+    def feedback(self, name: str) -> feedback_rows.Standing:
+        """What is known of a deployment's feedback."""
+        return self._plane.get(f"{_at(name)}/feedback", feedback_rows.Standing)
 
 
 def _at(name: str) -> str:
