@@ -39,7 +39,7 @@ class Fleet:
         """`listening` is the socket that all workers accept from; the fleet closes it."""
         self.spec = wanted
         self.plan = sizing.Plan(wanted.workers or 1, 0, "not chosen yet")
-        self.fell_back = ""
+        self.fell_back = self.refused = ""
         self.restarts = 0
         self.stopping = False
         # Whether every place has been filled once.
@@ -246,7 +246,8 @@ class Fleet:
             try:
                 generations = self._weights.propose(wanted)
                 taken = await self._try(wanted, generations)
-            except errors.WindlassError:
+            except errors.WindlassError as e:
+                self.refused = f"generation {wanted.generation} was refused: {e}"
                 self._lending.use(self.spec.keys)
                 raise
             if not self._judge.looping:
@@ -284,7 +285,7 @@ class Fleet:
     def _put_in_force(self, wanted: spec.Spec, generations: dict[str, int], why: str) -> None:
         self.spec = wanted
         self._weights.keep(wanted, generations)
-        self.fell_back = why
+        self.fell_back, self.refused = why, ""
         self._judge.in_force()
 
     async def _revoke(self, wanted: spec.Spec) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -60,6 +61,10 @@ class Overview:
             "restarts": workers.restarts,
             "workers": [workers.places.about(one, answer) for one, answer in zip(members, told, strict=True)],
             "models": newest["models"],
+            "refused": {
+                "reason": workers.refused,
+                "arms": _once(one for each in told if each for one in each["refused"]),
+            },
         }
 
     async def metrics(self) -> bytes:
@@ -77,3 +82,8 @@ class Overview:
     def outcomes(self) -> dict[str, Any]:
         """What came of requests, by endpoint and arm."""
         return outcomes.document(self._fleet.memory.read(), self._fleet.known())
+
+
+def _once(told: Iterable[dict[str, str]]) -> list[dict[str, str]]:
+    """What several workers say alike, once for each arm."""
+    return list({(one["name"], one["arm"]): one for one in told}.values())

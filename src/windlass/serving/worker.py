@@ -151,6 +151,7 @@ class Worker:
             ],
             "generation": models.generation,
             "ready": models.ready(),
+            "refused": [{"name": name, **msgspec.to_builtins(failed)} for name, failed in models.failed.items()],
             "models": [
                 {"name": s.name, "version": s.version, "state": s.state, "reason": s.reason}
                 | ({"bytes": sizes.get((s.name, s.version), 0)} if s.state == "READY" else {})

@@ -14,6 +14,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
+
 from windlass import errors
 from windlass.serving.door import visible
 from windlass.serving.metrics import counters
@@ -26,6 +28,15 @@ Part: TypeAlias = arms.Arm | shadow.Shadow
 # By their identity: what is the same in memory.
 _Parts: TypeAlias = dict[spec.Endpoint, Part]
 _Loads: TypeAlias = dict[spec.Endpoint, loader.Loaded]
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """An arm that could not be loaded, and why."""
+
+    arm: str
+    version: str
+    digest: str
+    reason: str
 
 
 class Pool:
@@ -61,7 +72,8 @@ class Pool:
         self._weights: Mapping[str, int] = {}
         self._trusted: tuple[str, ...] = ()
         self._loading: dict[str, str] = {}
-        self._failed: dict[str, str] = {}
+        # By endpoint, what could not be loaded last: beside what serves, or of the repository.
+        self.failed: dict[str, Failed] = {}
         self._repository: dict[str, spec.Endpoint] = {}
         # One for each arm and shadow that is not closed yet; done when its memory is free.
         self._closing: dict[Part, asyncio.Future[None]] = {}
@@ -103,7 +115,7 @@ class Pool:
             keep = {e.name for e in wanted.endpoints} | (set(self._repository) - stale)
             for name in [name for name in self.served if name not in keep]:
                 self._retire(self.served.pop(name))
-            self._failed = {name: reason for name, reason in self._failed.items() if name in keep}
+            self.failed = {name: failed for name, failed in self.failed.items() if name in self._repository}
 
     def _weighs_otherwise(self, name: str, weights: Mapping[str, int]) -> bool:
         return self.served[name].generation != weights.get(name, self.served[name].generation)
@@ -162,12 +174,14 @@ class Pool:
                     if key not in there and key not in loads:
                         work = functools.partial(loader.load, part, self._verdicts, trusted)
                         loads[key] = await self._loop.run_in_executor(self._loader, work)
-                self._failed.pop(endpoint.name, None)
+                self.failed.pop(endpoint.name, None)
         except Exception as e:
             # Whatever it was, nothing of a spec that failed stays in memory.
             for loaded in loads.values():
                 loaded.session.close()
-            self._failed[endpoint.name] = e.message if isinstance(e, errors.WindlassError) else "an unexpected fault"
+            reason = e.message if isinstance(e, errors.WindlassError) else "an unexpected fault"
+            arm = part.arms[0]
+            self.failed[endpoint.name] = Failed(arm.name, arm.version, arm.digest, reason)
             raise
         finally:
             for endpoint in endpoints:
@@ -252,7 +266,7 @@ class Pool:
             )
         if name in self._loading:
             raise errors.Unavailable(f"model '{name}' is loading", retry_after_s=1)
-        if name in self._failed:
+        if name in self.failed:
             raise errors.Unavailable(f"model '{name}' failed to load", retry_after_s=30)
         raise visible.unknown(name)
 
@@ -265,10 +279,10 @@ class Pool:
         for name, version in self._loading.items():
             found.setdefault(name, [directory.ModelState(name, version, "LOADING")])
         for name, endpoint in self._repository.items():
-            reason = self._failed.get(name, "unloaded")
+            reason = self.failed[name].reason if name in self.failed else "unloaded"
             found.setdefault(name, [directory.ModelState(name, endpoint.arms[0].version, "UNAVAILABLE", reason)])
-        for name, reason in self._failed.items():
-            found.setdefault(name, [directory.ModelState(name, "", "UNAVAILABLE", reason)])
+        for name, failed in self.failed.items():
+            found.setdefault(name, [directory.ModelState(name, failed.version, "UNAVAILABLE", failed.reason)])
         return tuple(state for name in sorted(found) for state in found[name])
 
     def live(self) -> bool:

@@ -40,7 +40,7 @@ class Worker(member.Member):
             self.generation = body.spec.generation
         return {
             channel.Weigh: (self._crowd.weight, 0),
-            channel.Status: {"generation": self.generation, "models": [], "processes": []},
+            channel.Status: {"generation": self.generation, "models": [], "processes": [], "refused": []},
         }.get(type(body))
 
     def tell(self, body: channel.Body) -> None:
