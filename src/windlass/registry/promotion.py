@@ -59,7 +59,7 @@ class Promotion:
         self._rows = rows
         self._store = store
         self._clock = clock
-        self._require = tuple(map(_check_kind, require))
+        self._require = require
 
     def move(self, wish: Wish, number: int | None) -> aliases.Event:
         """Point an alias to a version, or nowhere; see `Registry.move_alias`."""
@@ -222,6 +222,16 @@ class Promotion:
             )
 
 
+def check_policy(require: tuple[str, ...]) -> None:
+    """`UsageError`, naming the nearest, if a policy asks for a kind of evidence that there is not."""
+    known = typing.get_args(evidence.Kind)
+    for kind in require:
+        if kind not in known:
+            close = difflib.get_close_matches(kind, known, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
+            raise errors.UsageError(f"policy.require: '{kind[:64]}' is no kind of evidence.", hint=hint)
+
+
 def manifest_of(store: blobs.BlobStore, digest: str) -> manifest.Manifest:
     """A package's manifest from the store; `NotFound` or `CorruptPackage` if it is not there or broken."""
     return strict_json.decode(bytes(store.read(digest)), manifest.Manifest, what="the manifest")
@@ -233,15 +243,6 @@ def verified(store: blobs.BlobStore, digest: str) -> manifest.Manifest:
     for ref in value.blobs().values():
         store.read(ref)
     return value
-
-
-def _check_kind(kind: str) -> str:
-    known = typing.get_args(evidence.Kind)
-    if kind not in known:
-        close = difflib.get_close_matches(kind, known, n=1)
-        hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
-        raise errors.UsageError(f"policy.require: '{kind[:64]}' is no kind of evidence.", hint=hint)
-    return kind
 
 
 def _current(connection: sa.Connection, wish: Wish) -> tuple[versions.Version | None, int]:

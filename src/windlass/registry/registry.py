@@ -87,6 +87,7 @@ class Registry:
     @classmethod
     def open_at(cls, database_url: str, store_root: str, *, require: tuple[str, ...] = ()) -> Registry:
         """The registry with its rows at an SQLAlchemy URL and its bytes below a path or an object store's URL."""
+        promotion.check_policy(require)
         rows = database.open_database(database_url)
         return cls(rows, blobs.BlobStore(store_root), records.Records.below(store_root), require=require)
 
