@@ -81,7 +81,7 @@ def every(plane: planes.Plane, call: routes.Call) -> routes.Page[stored.Deployme
 
 def get(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
     """A deployment: what is wanted, who wanted it, and what the controller saw last."""
-    return _tagged(_visible(plane, call))
+    return _tagged(visible(plane, call))
 
 
 def put(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
@@ -102,7 +102,7 @@ def put(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
 
 def delete(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
     """Want a deployment no more; the answer is what it was."""
-    _visible(plane, call)
+    visible(plane, call)
     return _tagged(
         plane.deployments.remove(
             call.path["name"],
@@ -123,7 +123,7 @@ def preview(plane: planes.Plane, call: routes.Call) -> previews.Preview:
 
 def back(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
     """Go back to what was live before, or to another release that was."""
-    _visible(plane, call)
+    visible(plane, call)
     wish: Back = call.body
     if wish.ref:
         call.caller.check(refs.parse(wish.ref).name)
@@ -141,7 +141,7 @@ def back(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
 
 def order(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
     """Pause, resume, promote or abort the rollout under way."""
-    _visible(plane, call)
+    visible(plane, call)
     done = plane.deployments.order(
         call.path["name"],
         call.body.what,
@@ -155,13 +155,13 @@ def order(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
 
 def live(plane: planes.Plane, call: routes.Call) -> history.Live:
     """What was live at a moment, who moved it there, and why."""
-    _visible(plane, call)
+    visible(plane, call)
     return plane.deployments.live_at(call.path["name"], call.query.at)
 
 
 def rollouts_of(plane: planes.Plane, call: routes.Call) -> routes.Page[rollouts.Rollout]:
     """Every rollout of a deployment, the oldest first."""
-    _visible(plane, call)
+    visible(plane, call)
     found = plane.deployments.rollouts(call.path["name"])
     return routes.Page(tuple(one for one in found if call.caller.sees(*_moved(one))))
 
@@ -197,7 +197,8 @@ def _check_there(plane: planes.Plane, call: routes.Call) -> None:
         call.caller.check(*_names(found))
 
 
-def _visible(plane: planes.Plane, call: routes.Call) -> stored.Deployment:
+def visible(plane: planes.Plane, call: routes.Call) -> stored.Deployment:
+    """The deployment that the path names; `NotFound` too if it runs a model that the caller may not see."""
     found: stored.Deployment = plane.deployments.get(call.path["name"])
     call.caller.check(*_names(found))
     return found

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import msgspec
 
+from windlass.api import deployments, routes
 from windlass.api import plane as planes
-from windlass.api import routes
 from windlass.records import feedback
 
 # 10,000 scores with their requests and labels.
@@ -25,11 +25,13 @@ class Batch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def add(plane: planes.Plane, call: routes.Call) -> feedback.Added:
     """Put a batch of scores on record."""
+    deployments.visible(plane, call)
     return plane.deployments.take_feedback(call.path["name"], call.body.items)
 
 
 def get(plane: planes.Plane, call: routes.Call) -> feedback.Standing:
     """How many scores a deployment has, to which arms they belong, and their means."""
+    deployments.visible(plane, call)
     return plane.deployments.feedback(call.path["name"])
 
 

@@ -1,4 +1,4 @@
-"""Who may do what with which model: every permission against every route, tenants against each other, keys and gifts."""
+"""Who may do what with which model: each permission against each route, tenants against each other, keys and gifts."""
 
 from __future__ import annotations
 
