@@ -59,11 +59,17 @@ class Deployments:
         reason: str = "",
         expected_generation: int | None = None,
         force: bool = False,
+        idempotency_key: str = "",
     ) -> deployments.Deployment:
         """Back to the release before the live one, or to another that was live."""
         body = {"ref": ref, "reason": reason, "force": force}
         return self._plane.send(
-            "POST", f"{_at(name)}/rollback", deployments.Deployment, body, expected=expected_generation
+            "POST",
+            f"{_at(name)}/rollback",
+            deployments.Deployment,
+            body,
+            expected=expected_generation,
+            idempotency_key=idempotency_key,
         )
 
     def order(
@@ -74,11 +80,17 @@ class Deployments:
         actor: str,
         reason: str = "",
         expected_generation: int | None = None,
+        idempotency_key: str = "",
     ) -> deployments.Deployment:
         """A person's word about the rollout under way."""
         body = {"what": what, "reason": reason}
         return self._plane.send(
-            "POST", f"{_at(name)}/orders", deployments.Deployment, body, expected=expected_generation
+            "POST",
+            f"{_at(name)}/orders",
+            deployments.Deployment,
+            body,
+            expected=expected_generation,
+            idempotency_key=idempotency_key,
         )
 
     def get(self, name: str) -> deployments.Deployment:
@@ -90,11 +102,22 @@ class Deployments:
         return self._plane.every("/deployments", deployments.Deployment, search=search, after=after, limit=limit)
 
     def remove(
-        self, name: str, *, actor: str, reason: str = "", expected_generation: int | None = None
+        self,
+        name: str,
+        *,
+        actor: str,
+        reason: str = "",
+        expected_generation: int | None = None,
+        idempotency_key: str = "",
     ) -> deployments.Deployment:
         """Run it no more."""
         return self._plane.send(
-            "DELETE", _at(name), deployments.Deployment, expected=expected_generation, reason=reason
+            "DELETE",
+            _at(name),
+            deployments.Deployment,
+            expected=expected_generation,
+            idempotency_key=idempotency_key,
+            reason=reason,
         )
 
     def rollouts(self, name: str) -> tuple[rollout_rows.Rollout, ...]:

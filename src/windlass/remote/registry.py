@@ -256,5 +256,5 @@ def _whole(digest: str, data: bytes) -> bytes:
     return data
 
 
-def _why(result: Any) -> str:
-    return str(result.get("reason") or result.get("message") or result) if isinstance(result, dict) else str(result)
+def _why(result: dict[str, Any]) -> str:
+    return str(result.get("error") or result.get("reason") or result)
