@@ -6,6 +6,7 @@ are neither a pass nor a failure, and are said with the number that would do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
@@ -181,8 +182,10 @@ def _slices(asked: Asked, judged: evaluation.Judged, cut: fields.Columns) -> Ite
         for one in evaluation.slices(values, name):
             if len(one.rows) < evaluation.LEAST_SLICE:
                 continue
-            score = metrics.score(asked.metric, judged.truth[one.rows], judged.answers[one.rows])
-            found.append((score.value, one.name, score))
+            # R2 says nothing of a slice whose labels are all alike.
+            with contextlib.suppress(errors.UsageError):
+                score = metrics.score(asked.metric, judged.truth[one.rows], judged.answers[one.rows])
+                found.append((score.value, one.name, score))
         if not found:
             words = f"no value of '{name}' has {evaluation.LEAST_SLICE} rows: nothing is said of its slices"
             yield Check(f"slices of {name}", "noted", words)

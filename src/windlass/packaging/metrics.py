@@ -23,6 +23,7 @@ RESAMPLES = 1000
 LEAST_ROWS = 30
 _Z = 1.6448536269514722  # the 95 % quantile of the normal distribution
 _MOST_ROWS = 1 << 40
+_AT_ONCE = 1 << 18
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -72,7 +73,7 @@ def _rmse(truth: tensor.Array, answers: tensor.Array) -> tensor.Array:
 def _r2(truth: tensor.Array, answers: tensor.Array) -> tensor.Array:
     spread = ((truth - truth.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(1 - ((truth - answers) ** 2).sum(axis=-1) / spread)
+        return np.asarray(np.where(spread > 0, 1 - ((truth - answers) ** 2).sum(axis=-1) / spread, np.nan))
 
 
 METRICS = {
@@ -96,11 +97,13 @@ def named(name: str) -> Metric:
 def score(name: str, truth: tensor.Array, answers: tensor.Array, *, seed: int = 0) -> Score:
     """The metric over rows: class numbers (int) or values (float), `[rows]` each."""
     metric, rows = named(name), len(truth)
-    resampled = _resampled(metric, truth, answers, np.random.default_rng(seed))
     value = float(_value(metric, truth, answers))
+    if math.isnan(value):
+        raise errors.UsageError(f"'{name}' says nothing of labels that are all alike, or answers that are no numbers.")
     if name == "accuracy":
         low, high = wilson(value, rows)
     else:
+        resampled = _resampled(metric, truth, answers, np.random.default_rng(seed))
         low, high = (float(q) for q in np.nanquantile(resampled, (0.05, 0.95)))
     return Score(value, low, high, rows)
 
@@ -159,8 +162,10 @@ def _counts(truth: tensor.Array, answers: tensor.Array, size: int) -> tensor.Arr
 def _resampled(metric: Metric, truth: tensor.Array, answers: tensor.Array, random: np.random.Generator) -> tensor.Array:
     rows = len(truth)
     if not metric.classes:
-        drawn = (random.integers(rows, size=rows) for _ in range(RESAMPLES))
-        return np.array([metric.of(truth[one], answers[one]) for one in drawn])
+        # As many at once as stay in the cache.
+        at_once = max(1, min(RESAMPLES, _AT_ONCE // rows))
+        drawn = (random.integers(rows, size=(at_once, rows)) for _ in range(0, RESAMPLES, at_once))
+        return np.concatenate([metric.of(truth[one], answers[one]) for one in drawn])
     size = int(max(truth.max(), answers.max())) + 1
     # Rows with the same truth and answer are alike: drawing how many of each kind is drawing rows.
     kinds = _counts(truth, answers, size).ravel()
