@@ -19,9 +19,15 @@ _FORCE = '(or repeat with --force --reason "...")'
 
 
 def resolve(registry: registries.Registry, text: str) -> deployment.Release:
-    """The release that a reference means now; `NotAllowed` for one in quarantine, `NotFound` for one deleted."""
+    """The release that a reference means now; `GateRefused` for one in quarantine, `NotFound` for one deleted."""
     ref = refs.parse(text)
-    found = registry.resolve(ref)
+    try:
+        found = registry.resolve(ref)
+    except errors.NotAllowed as e:
+        raise errors.GateRefused(
+            e.message,
+            hint=f"Choose another version (windlass models list {ref.name}), or check it again: windlass verify",
+        ) from None
     exact = refs.Ref(kind="version", name=found.name, version=found.version)
     return deployment.Release(
         name=found.name,
