@@ -8,14 +8,14 @@ was not stored, nor write without the lead.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
 from windlass import errors
-from windlass.controller import endings, feedback, lead
+from windlass.controller import acting, endings, lead
 from windlass.desired import history, previews
 from windlass.records import deployments as stored
 from windlass.records import outbox, rollouts
@@ -24,14 +24,11 @@ from windlass.registry import versions
 from windlass.rollout import decide, evidence
 from windlass.rollout import plan as plans
 from windlass.storage import database
-from windlass.targets import base
 from windlass.types import deployment
 
 ACTOR = "controller"
 _COUNTED = tuple(f for f in deployment.Counts.__struct_fields__ if f not in ("latency", "first_bad"))
 _NOT_NOW = "not now: "
-# A release that cannot be run, however often it is tried.
-_REFUSALS = (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported)
 
 
 class Stale(errors.Conflict):
@@ -39,26 +36,21 @@ class Stale(errors.Conflict):
 
 
 class Reconciler:
-    """Brings what runs to what is wanted. `told` adds to what was observed what people said of it afterwards."""
+    """Brings what runs to what is wanted."""
 
     def __init__(
         self,
         rows: database.Database,
         leading: lead.Lead,
         registry: registries.Registry,
-        targets: Mapping[str, base.Target],
+        hands: acting.Hands,
         clock: Callable[[], float],
-        told: feedback.Feedback,
     ) -> None:
         self._rows = rows
         self._registry = registry
         self._lead = leading
-        self._targets = targets
+        self._hands = hands
         self._clock = clock
-        self._told = told
-        # By deployment: what was applied last, and why the target would not.
-        self._applied: dict[str, deployment.Wanted | None] = {}
-        self._refused: dict[str, str] = {}
 
     def reconcile(self, name: str) -> bool:
         """One look, one step; True if there is more to do at once. Whatever it raises may be tried again."""
@@ -96,8 +88,7 @@ class Reconciler:
             with self._changing(found, phase=phase, words=why or found.status.words):
                 pass
             return True
-        target = self._target(wish)
-        observed = self._seen(target, wish.name)
+        observed = self._hands.seen(wish)
         with self._lead.write() as connection:
             if under_way is not None:
                 live = self._supersede(connection, found, under_way)
@@ -153,7 +144,6 @@ class Reconciler:
     # A rollout
 
     def _step(self, found: stored.Deployment, under_way: rollouts.Rollout) -> bool:
-        target = self._target(found.desired)
         wish = _wish_of(found.desired, under_way)
         why = self._unusable(under_way.new, *under_way.against)
         plan = plans.make(wish, under_way.old, number=under_way.number)
@@ -161,14 +151,12 @@ class Reconciler:
             plan = msgspec.structs.replace(plan, order="abort")
         state = decide_state(under_way)
         try:
-            observed = self._measured(target, under_way)
+            observed = self._hands.measured(wish, under_way)
         except errors.Unavailable:
             # Nothing may be concluded, for it is not known what runs: what was decided is applied again, then it is
             # looked at.
-            self._apply(
-                target, wish.name, decide.wanted(plan, state, deployment.Observed(self._clock(), measured=False))
-            )
-            observed = self._measured(target, under_way)
+            self._hands.apply(wish, decide.wanted(plan, state, deployment.Observed(self._clock(), measured=False)))
+            observed = self._hands.measured(wish, under_way)
         judgement = decide.judge(plan, state, observed)
         step = decide.decide(plan, state, observed, judgement, self._clock())
         words = f"{why}; {step.words}" if why else step.words
@@ -183,8 +171,8 @@ class Reconciler:
         )
         changed = turn.state != under_way.state or step.phase != under_way.phase
         number = self._store(found, under_way, turn, observed, changed=changed)
-        more = self._apply(target, wish.name, step.wanted)
-        if step.done and wish.name not in self._refused:
+        more = self._hands.apply(wish, step.wanted)
+        if step.done and not self._hands.refused(wish.name):
             # In force now, whoever asks.
             self._end(found, under_way, turn, judgement, step=number, outcome=step.outcome)
         return changed or more
@@ -246,10 +234,9 @@ class Reconciler:
         with self._rows.read() as connection:
             last = rollouts.of(connection, found.name, limit=1)
             steps = rollouts.steps(connection, last[0].id) if last else ()
-        target = self._target(found.desired)
         if steps and steps[-1].wanted is not None:
-            self._apply(target, found.name, steps[-1].wanted)
-        self._told.late(target, found.name)
+            self._hands.apply(found.desired, steps[-1].wanted)
+        self._hands.late(found.desired)
         if found.status.words.startswith(_NOT_NOW):
             with self._changing(found, words=steps[-1].words if steps else ""):
                 pass
@@ -271,7 +258,7 @@ class Reconciler:
                     outbox.add(connection, "deployment.failed", told, now=self._clock())
             return False
         wish = _instead(found.desired, good)
-        observed = self._seen(self._target(found.desired), found.name)
+        observed = self._hands.seen(found.desired)
         with self._lead.write() as connection:
             self._start(connection, found, wish, live, observed, actor=ACTOR, reason=why)
         return True
@@ -282,9 +269,7 @@ class Reconciler:
         if under_way is not None:
             with self._lead.write() as connection:
                 self._supersede(connection, found, under_way)
-        self._lead.check()
-        self._target(found.desired).remove(found.name)
-        self._told.forget(found.name)
+        self._hands.remove(found.desired)
         with self._changing(found, phase="EMPTY", words=f"removed by {found.actor}", live=None, shares={}):
             pass
         return False
@@ -316,56 +301,6 @@ class Reconciler:
             if status in ("QUARANTINED", "DELETED"):
                 return f"version {number} is {status}{f': {reason}' if reason else ''}"
         return ""
-
-    # The target
-
-    def _target(self, wish: deployment.Desired) -> base.Target:
-        if wish.target not in self._targets:
-            raise errors.NotFound(f"there is no target '{wish.target}' here: {', '.join(sorted(self._targets))}.")
-        return self._targets[wish.target]
-
-    def _seen(self, target: base.Target, name: str) -> deployment.Observed:
-        """What runs; where the target does not answer, that nothing is known."""
-        try:
-            return target.observe(name)
-        except errors.Unavailable:
-            return deployment.Observed(self._clock(), measured=False)
-
-    def _measured(self, target: base.Target, under_way: rollouts.Rollout) -> deployment.Observed:
-        """What runs and what came of it, with what was told of it afterwards; `Unavailable` as `observe`."""
-        name = under_way.deployment
-        observed = target.observe(name)
-        if name in self._refused:
-            failed = deployment.ArmState("FAILED", self._refused[name])
-            arms = {
-                release.arm: failed
-                for release in (under_way.new, *under_way.against)
-                if release.arm not in observed.arms or observed.arms[release.arm].state != "READY"
-            }
-            observed = msgspec.structs.replace(observed, arms=observed.arms | arms)
-        return self._told.scores(target, name, observed, under_way.started_at)
-
-    def _apply(self, target: base.Target, name: str, wanted: deployment.Wanted | None) -> bool:
-        """Make it so, if we still lead; whether there is something new to look at.
-
-        A target that refuses goes on with what it had: that a release cannot be loaded is for the rollout to know, and
-        is raised only where it is known already.
-        """
-        self._lead.check()
-        before = self._applied.get(name)
-        self._applied[name] = wanted
-        try:
-            if wanted is None:
-                target.remove(name)
-            else:
-                target.apply(wanted)
-        except _REFUSALS as e:
-            if name in self._refused:
-                raise
-            self._refused[name] = e.message
-            return True
-        self._refused.pop(name, None)
-        return wanted != before
 
 
 def decide_state(under_way: rollouts.Rollout) -> decide.State:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from windlass import errors, settings
-from windlass.controller import deployments, feedback, jobs, lead, patience, webhooks
+from windlass.controller import acting, deployments, feedback, jobs, lead, patience, webhooks
 from windlass.records import deployments as stored
 from windlass.records import outbox
 from windlass.registry import registry as registries
@@ -213,12 +213,13 @@ def compose(
     """The controller of a home, with its local server, jobs and webhooks; `template` as in `local.Local`."""
     leading = lead.Lead(rows, clock)
     here = local.Local(configuration, template=template, permitted=leading.check, clock=clock)
+    hands = acting.Hands(leading, {local.NAME: here}, feedback.Feedback(rows, clock), clock)
     work = jobs.Jobs(leading, configuration, clock)
     hooks = webhooks.Webhooks(leading, configuration.webhooks, clock)
     return Controller(
         rows,
         leading,
-        deployments.Reconciler(rows, leading, registry, {local.NAME: here}, clock, feedback.Feedback(rows, clock)),
+        deployments.Reconciler(rows, leading, registry, hands, clock),
         clock,
         interval_s=configuration.up.interval_s,
         chores={

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from windlass.controller import deployments, feedback, lead, loop
+from windlass.controller import acting, deployments, feedback, lead, loop
 from windlass.packaging import archive
 from windlass.records import deployments as stored
 from windlass.records import rollouts
@@ -62,9 +62,8 @@ class World:
     def controller(self, leading: lead.Lead | None = None, target: Any = None) -> loop.Controller:
         leading = leading or self.lead()
         told = feedback.Feedback(self.rows, self.clock)
-        reconciler = deployments.Reconciler(
-            self.rows, leading, self.registry, {"local": target or self.target}, self.clock, told
-        )
+        hands = acting.Hands(leading, {"local": target or self.target}, told, self.clock)
+        reconciler = deployments.Reconciler(self.rows, leading, self.registry, hands, self.clock)
         return loop.Controller(self.rows, leading, reconciler, self.clock)
 
     def release(self, content: str) -> deployment.Release:
