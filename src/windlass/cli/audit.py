@@ -12,13 +12,13 @@ import click
 import msgspec
 
 from windlass import errors
-from windlass.cli import models, output, planes, rollout
+from windlass.cli import lazy, models, output, planes, rollout
 from windlass.records import audit as entries
 from windlass.registry import revocations
 from windlass.types import strict_json
 
 
-@click.group()
+@click.group(cls=lazy.Group, late={})
 def audit() -> None:
     """Who changed what, when and why; what was live when."""
 

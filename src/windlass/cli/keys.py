@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from windlass import errors, references
-from windlass.cli import output, planes
+from windlass.cli import lazy, output, planes
 from windlass.client import control
 from windlass.records import keys as key_rows
 from windlass.security import pepper
@@ -27,7 +27,7 @@ _TRIES = 20
 _CONFIRMED_BY_THEN_S = 30.0
 
 
-@click.group()
+@click.group(cls=lazy.Group, late={})
 def keys() -> None:
     """Make, list, rotate and revoke API keys."""
 

@@ -13,14 +13,14 @@ from typing import Any
 import click
 
 from windlass import errors, references
-from windlass.cli import output, planes, watching
+from windlass.cli import lazy, output, planes, watching
 from windlass.records import deployments, rollouts
 
 _EVERY_S = 1.0
 _PART = 500
 
 
-@click.group()
+@click.group(cls=lazy.Group, late={})
 def rollout() -> None:
     """Watch a rollout; pause, resume, promote or abort it."""
 
