@@ -220,11 +220,11 @@ def _compared(
     """
     log_e, needed = float(eprocess.log_harm(bad, terms.r0)), -float(np.log(terms.harm))
     mine, all_ = float(bad.candidate.sum()), float((bad.candidate + bad.baseline).sum())
-    lower = confidence.risk(bad, terms.harm)[0]
+    lower = confidence.risk_lower(bad, terms.harm)
     counted = bad if whole is None else whole
     half = terms.harmless if whole is None else terms.harmless / 2.0
-    upper = confidence.risk(counted, half)[1]
-    difference = 1.0 if whole is None else confidence.difference(whole, drawn.requests, half)[1]
+    upper = confidence.risk_upper(counted, half)
+    difference = 1.0 if whole is None else confidence.difference_upper(whole, drawn.requests, half)
     harmless = float(eprocess.log_harmless(counted, 1.0 + terms.delta)) >= -np.log(half)
     if log_e >= needed:
         verdict: Verdict = "ABORT"

@@ -22,18 +22,33 @@ Refused = npt.NDArray[np.bool_]
 
 
 def risk(events: eprocess.Split, alpha: float) -> tuple[float, float]:
-    """Lower and upper end of the candidate's relative risk, within [1/64, 64].
+    """Lower and upper end of the candidate's relative risk, within [1/64, 64]: see `risk_lower`, `risk_upper`."""
+    return risk_lower(events, alpha), risk_upper(events, alpha)
 
-    The lower end is the smallest risk that `log_harm` does not reject, the upper one the largest that `log_harmless`
-    does not: the abort process alone has no upper end.
-    """
+
+def risk_lower(events: eprocess.Split, alpha: float) -> float:
+    """The smallest relative risk that `log_harm` does not reject."""
+    return _risk(eprocess.log_harm, events, alpha, 1.0)
+
+
+def risk_upper(events: eprocess.Split, alpha: float) -> float:
+    """The largest relative risk that `log_harmless` does not reject: the process of harm alone has no upper end."""
+    return _risk(eprocess.log_harmless, events, alpha, -1.0)
+
+
+def _risk(
+    process: Callable[[eprocess.Split, eprocess.Numbers], eprocess.Numbers],
+    events: eprocess.Split,
+    alpha: float,
+    sign: float,
+) -> float:
+    edge = math.log(eprocess.WIDEST)
     if not float((events.candidate + events.baseline).sum()):
-        return 1.0 / eprocess.WIDEST, eprocess.WIDEST
+        return math.exp(-sign * edge)
     needed = -np.log(alpha)
-    edge = np.log(eprocess.WIDEST)
-    low = _last(lambda at: np.asarray(eprocess.log_harm(events, np.exp(at)) >= needed), -edge, edge, bits=12)
-    high = _last(lambda at: np.asarray(eprocess.log_harmless(events, np.exp(-at)) >= needed), -edge, edge, bits=12)
-    return float(np.exp(low)), float(np.exp(-high))
+    return math.exp(
+        sign * _last(lambda at: np.asarray(process(events, np.exp(sign * at)) >= needed), -edge, edge, bits=12)
+    )
 
 
 def difference(bad: eprocess.Split, requests: npt.ArrayLike, alpha: float) -> tuple[float, float]:
@@ -45,21 +60,33 @@ def difference(bad: eprocess.Split, requests: npt.ArrayLike, alpha: float) -> tu
     for the lower one that of (1 + u W) e^(-u E W); both are mixed over u (betting, as Waudby-Smith & Ramdas, 2024).
     A share above a half keeps the upper end and gives up the lower one (-1).
     """
+    low = _difference(bad, requests, alpha, 1.0) if float(bad.share.max(initial=0.0)) <= 0.5 else -1.0
+    return low, difference_upper(bad, requests, alpha)
+
+
+def difference_upper(bad: eprocess.Split, requests: npt.ArrayLike, alpha: float) -> float:
+    """The upper end alone."""
+    return -_difference(bad, requests, alpha, -1.0)
+
+
+def _difference(bad: eprocess.Split, requests: npt.ArrayLike, alpha: float, sign: float) -> float:
+    """The `sign` * difference up to which all are refused, from below (1) or from above (-1)."""
     weight = bad.share / (1.0 - bad.share)
     expected = float((bad.share * np.asarray(requests, dtype=np.float64)).sum())
     if expected <= 0.0:
-        return -1.0, 1.0
-    needed = -np.log(alpha)
-    candidate = float(bad.candidate.sum())
-
-    def refused(at: eprocess.Numbers, sign: float) -> Refused:
-        """Whether a difference of `sign` * `at` is: for 1 from below, for -1 from above."""
-        seen = candidate * np.log1p(sign * _TILTS)
-        seen = seen + (bad.baseline * np.log1p(-sign * np.multiply.outer(_TILTS, weight))).sum(axis=-1)
-        return _enough(seen - at[..., None] * _TILTS * expected, needed)
-
-    high = -_last(lambda at: refused(at, -1.0), -1.0, 1.0)
-    return (_last(lambda at: refused(at, 1.0), -1.0, 1.0) if weight.max() <= 1.0 else -1.0), high
+        return -1.0
+    seen = float(bad.candidate.sum()) * np.log1p(sign * _TILTS)
+    seen = seen + (bad.baseline * np.log1p(-sign * np.multiply.outer(_TILTS, weight))).sum(axis=-1)
+    # Where the mixture's logarithm falls to log(1/alpha): convex and falling, so that Newton's steps from a point
+    # where one bet alone suffices never go beyond.
+    slopes, seen = _TILTS * expected, seen - np.log(_TILTS.size)
+    at = float(((seen + np.log(alpha)) / slopes).max())
+    for _ in range(12):
+        terms = seen - at * slopes
+        bets = np.exp(terms - terms.max())
+        ahead = float(terms.max() + np.log(bets.sum()) + np.log(alpha))
+        at += ahead / float((bets * slopes).sum() / bets.sum())
+    return min(1.0, max(-1.0, at))
 
 
 def rate(count: float, total: float, alpha: float) -> tuple[float, float]:

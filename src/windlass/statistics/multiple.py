@@ -16,6 +16,8 @@ def discoveries(log_e: npt.ArrayLike, alpha: float) -> tuple[int, ...]:
     depend on each other (Wang & Ramdas, False discovery rate control with e-values, JRSS-B 2022). Ascending indices.
     """
     values = np.atleast_1d(np.asarray(log_e, dtype=np.float64))
+    if not values.size:
+        return ()
     order = np.argsort(-values, kind="stable")
     ranks = np.arange(1, values.size + 1)
     enough = np.flatnonzero(values[order] >= np.log(values.size) - np.log(alpha * ranks))

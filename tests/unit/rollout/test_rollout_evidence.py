@@ -1,0 +1,250 @@
+"""What a judgement says of counts: harm, no harm or nothing, in words, and never success of silence."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from windlass.rollout import evidence
+from windlass.types import deployment
+
+Counts = deployment.Counts
+GUARD = evidence.Guard(slow_ms=50.0)
+
+
+def segment(share: float, old: Counts, new: Counts, generation: int = 2) -> deployment.Segment:
+    return deployment.Segment(generation, {"3": 100.0 - share, "4": share}, {"3": old, "4": new})
+
+
+def seen(*segments: deployment.Segment, **more: object) -> deployment.Observed:
+    return msgspec.structs.replace(deployment.Observed(1.0, segments=segments), **more)
+
+
+def arm(admitted: int, **bad: int) -> Counts:
+    ended = sum(bad.get(name, 0) for name in ("failed", "expired", "rejected", "cancelled"))
+    return Counts(**{"admitted": admitted, "ok": admitted - ended, **bad})
+
+
+def judge(observed: deployment.Observed, guard: evidence.Guard = GUARD, began: int = 1) -> evidence.Judgement:
+    return evidence.judge(guard, "3", "4", observed, began)
+
+
+def finding(judgement: evidence.Judgement, metric: str) -> evidence.Finding:
+    return next(found for found in judgement.findings if found.metric == metric)
+
+
+HEALTHY = segment(50.0, arm(10_000, failed=5, slow=500), arm(10_000, failed=5, slow=500))
+
+
+def test_harm_is_told_with_its_numbers() -> None:
+    found = judge(seen(segment(10.0, arm(900, failed=3), arm(100, failed=9))))
+    assert found.verdict == "ABORT"
+    assert found.words.startswith("9 of 12 errors fell on version 4, which got 10 % of requests (1.2 expected)")
+    assert "at most once in 569,652 times" in found.words
+    assert found.harmed == 9
+    errors = finding(found, "errors")
+    assert errors.log_e > errors.needed == pytest.approx(math.log(300))
+    assert errors.lower > 1.0
+
+
+@pytest.mark.parametrize("bad", ["failed", "expired", "rejected", "cancelled", "slow"])
+def test_each_kind_of_bad_event_aborts(bad: str) -> None:
+    assert judge(seen(segment(10.0, arm(9_000), arm(1_000, **{bad: 40})))).verdict == "ABORT"
+
+
+@pytest.mark.parametrize("bad", ["failed", "expired", "rejected", "cancelled", "slow"])
+def test_none_promotes_while_one_is_not_proven(bad: str) -> None:
+    assert judge(seen(HEALTHY)).verdict == "PROMOTE"
+    more = {"failed": 5, "slow": 500} | {bad: {"slow": 650}.get(bad, 90)}
+    worse = segment(50.0, HEALTHY.counts["3"], arm(10_000, **more))
+    assert judge(seen(worse)).verdict != "PROMOTE"
+
+
+@pytest.mark.parametrize(
+    "observed",
+    [
+        seen(),
+        seen(segment(10.0, arm(0), arm(0))),
+        seen(segment(10.0, arm(50_000), arm(0))),
+        seen(segment(100.0, arm(0), arm(90_000))),
+        seen(segment(0.0, arm(90_000), arm(0))),
+        seen(msgspec.structs.replace(HEALTHY, generation=1)),
+        seen(HEALTHY, measured=False),
+        seen(segment(10.0, arm(90), arm(10))),
+    ],
+)
+def test_silence_is_never_success(observed: deployment.Observed) -> None:
+    found = judge(observed)
+    assert found.verdict == "CONTINUE"
+    assert found.words
+
+
+def test_requests_that_are_still_open_are_no_success() -> None:
+    hanging = Counts(admitted=10_000, ok=9_700, slow=480)
+    found = judge(seen(segment(50.0, arm(10_000, slow=500), hanging)))
+    assert found.verdict == "CONTINUE"
+    assert finding(found, "errors").verdict == "CONTINUE"
+
+
+def test_refusals_speak_for_harm_only_of_an_arm_with_at_most_half_of_the_load() -> None:
+    heavy = judge(seen(segment(90.0, arm(1_000), arm(9_000, rejected=400))))
+    assert finding(heavy, "refused").verdict == "CONTINUE"
+    crowded = judge(seen(segment(10.0, arm(9_000, rejected=900), arm(1_000, failed=30))))
+    assert crowded.verdict == "ABORT"
+
+
+def test_a_mismatch_of_requests_promotes_nothing() -> None:
+    fewer = segment(50.0, arm(10_000, failed=5, slow=500), arm(9_000, failed=4, slow=450))
+    found = judge(seen(fewer))
+    assert found.verdict == "CONTINUE"
+    assert "cannot be trusted" in found.words
+
+
+def test_more_requests_than_announced_are_no_harm_by_themselves() -> None:
+    tripled = segment(10.0, arm(7_000, failed=70), arm(3_000, failed=30))
+    found = judge(seen(tripled))
+    assert found.verdict == "CONTINUE"
+    assert judge(seen(segment(10.0, arm(7_000, failed=70), arm(3_000, failed=300)))).verdict == "ABORT"
+
+
+def test_segments_of_other_shares_are_weighed_by_their_own() -> None:
+    first = segment(1.0, arm(9_900, failed=99), arm(100, failed=1), generation=2)
+    then = segment(50.0, arm(500, failed=5), arm(500, failed=5), generation=3)
+    found = finding(judge(seen(first, then)), "errors")
+    assert found.verdict != "ABORT"
+    assert found.lower < 1.0 < found.upper
+    assert "1 % to 50 % of requests" in found.words
+
+
+def test_sticky_callers_count_once() -> None:
+    guard = evidence.Guard(sticky=True)
+    one = Counts(admitted=1_000, ok=900, failed=100, first_bad=1)
+    calm = Counts(admitted=9_000, ok=8_999, failed=1, first_bad=1)
+    assert judge(seen(segment(10.0, calm, one)), guard).verdict == "CONTINUE"
+    many = Counts(admitted=1_000, ok=900, failed=100, first_bad=20)
+    assert judge(seen(segment(10.0, calm, many)), guard).verdict == "ABORT"
+    uncounted = Counts(admitted=1_000, ok=900, failed=100)
+    found = judge(seen(segment(10.0, calm, uncounted)), guard)
+    assert (found.verdict, "not counted" in found.words) == ("CONTINUE", True)
+
+
+def test_sticky_callers_who_all_had_something_prove_nothing() -> None:
+    guard = evidence.Guard(sticky=True)
+    old = Counts(admitted=50_000, ok=49_500, failed=500, first_bad=450)
+    equal = Counts(admitted=50_000, ok=49_500, failed=500, first_bad=450)
+    worse = Counts(admitted=50_000, ok=48_000, failed=2_000, first_bad=450)
+    assert judge(seen(segment(50.0, old, equal)), guard).verdict == "PROMOTE"
+    found = judge(seen(segment(50.0, old, worse)), guard)
+    assert found.verdict == "CONTINUE"
+    assert "4 % were bad there, 1 % elsewhere" in found.words
+
+
+def test_without_a_threshold_latency_is_said_not_to_be_judged() -> None:
+    found = judge(seen(segment(50.0, arm(20_000), arm(20_000))), evidence.Guard())
+    assert found.verdict == "PROMOTE"
+    assert "latency was not judged" in found.words
+
+
+@pytest.mark.parametrize(
+    ("latency", "expected"),
+    [
+        ((0, 900, 50, 45, 5), 20.0),  # 5 % above 20 ms
+        ((0, 930, 0, 70, 0), 10.0),  # 7 % is as near as there is, from 10 ms on
+        ((0, 1000, 0, 0, 0), 10.0),  # no bound is exceeded by some: the lowest that all keep
+        ((0, 0, 0, 0, 1000), 0.0),  # all above the last bound
+        ((0, 90, 5, 4, 0), 0.0),  # fewer than 100
+        ((), 0.0),
+    ],
+)
+def test_the_threshold_is_the_bound_nearest_to_the_95th_percentile(latency: tuple[int, ...], expected: float) -> None:
+    before = deployment.Segment(1, {"3": 100.0}, {"3": Counts(admitted=1_000, ok=1_000, latency=latency)})
+    observed = seen(before, bounds=(0.005, 0.01, 0.02, 0.05))
+    assert evidence.slow_ms(evidence.Guard(), "3", observed) == pytest.approx(expected)
+    assert evidence.slow_ms(GUARD, "3", observed) == 50.0
+
+
+def test_the_whole_distribution_informs() -> None:
+    bounds = (0.01, 0.1)
+    old = msgspec.structs.replace(HEALTHY.counts["3"], latency=(9_000, 995, 0))
+    new = msgspec.structs.replace(HEALTHY.counts["4"], latency=(5_000, 4_995, 0))
+    found = judge(seen(segment(50.0, old, new), bounds=bounds))
+    latency = finding(found, "latency")
+    assert not latency.decides
+    assert latency.lower > 0.2
+    assert latency.words.startswith("latencies differ most at 10 ms: 50 % of answers took longer on version 4, 9.95 %")
+
+
+def test_scores_promote_what_is_better() -> None:
+    guard = msgspec.structs.replace(GUARD, by="scores")
+    rng = np.random.default_rng(4)
+
+    def scored(rate: float) -> evidence.Judgement:
+        scores = {arm: tuple((rng.random(2_000) < p).astype(float)) for arm, p in (("3", 0.6), ("4", rate))}
+        return judge(seen(HEALTHY, scores=scores), guard)
+
+    assert scored(0.8).verdict == "PROMOTE"
+    assert scored(0.6).verdict == "CONTINUE"
+    assert scored(0.4).verdict == "ABORT"
+    assert judge(seen(HEALTHY), guard).verdict == "CONTINUE"
+
+
+def mirrored(*, pairs: tuple[tuple[float, float], ...] = (), **counts: int) -> evidence.Judgement:
+    guard = evidence.Guard(by="mirror")
+    return judge(seen(mirrored=deployment.Mirrored(**counts), pairs=pairs), guard)
+
+
+def test_a_mirror_without_labels_is_judged_by_agreement() -> None:
+    assert mirrored(compared=3_000, disagreed=4).verdict == "PROMOTE"
+    assert mirrored(compared=3_000, disagreed=90).verdict == "ABORT"
+    assert mirrored(compared=3_000, failed=90).verdict == "ABORT"
+    assert mirrored(compared=3_000, disagreed=28).verdict == "CONTINUE"
+    assert mirrored().verdict == "CONTINUE"
+    assert mirrored(dropped=5_000).verdict == "CONTINUE"
+
+
+def test_a_mirror_with_labels_is_judged_by_the_pairs_that_differ() -> None:
+    same, worse, better = ((1.0, 1.0),) * 2_000, ((1.0, 0.0),), ((0.0, 1.0),)
+    assert mirrored(pairs=same, compared=2_000, disagreed=500).verdict == "PROMOTE"
+    assert mirrored(pairs=same + worse * 40 + better * 8, compared=2_000).verdict == "ABORT"
+    assert mirrored(pairs=same[:50] + worse * 2 + better * 2, compared=2_000).verdict == "CONTINUE"
+    assert mirrored(pairs=same + worse * 20 + better * 90, compared=2_000, disagreed=500).verdict == "PROMOTE"
+
+
+NUMBER = st.integers(0, 5_000)
+ARM = st.builds(
+    Counts,
+    admitted=NUMBER,
+    ok=NUMBER,
+    rejected=NUMBER,
+    expired=NUMBER,
+    cancelled=NUMBER,
+    failed=NUMBER,
+    slow=NUMBER,
+    first_bad=st.none() | NUMBER,
+)
+SEGMENT = st.builds(segment, st.floats(0.0, 100.0), ARM, ARM, st.integers(0, 5))
+OBSERVED = st.builds(
+    lambda segments, measured: seen(*segments, measured=measured), st.lists(SEGMENT, max_size=4), st.booleans()
+)
+
+
+@settings(max_examples=40)
+@given(OBSERVED, st.sampled_from([GUARD, evidence.Guard(sticky=True), evidence.Guard(r0=2.0, delta=0.25)]))
+def test_whatever_was_counted_is_judged_in_words_that_survive_json(
+    observed: deployment.Observed, guard: evidence.Guard
+) -> None:
+    found = judge(observed, guard)
+    assert found.words
+    assert found.harmed >= 0
+    assert msgspec.json.decode(msgspec.json.encode(found), type=evidence.Judgement) == found
+    if not observed.measured:
+        assert found.verdict == "CONTINUE"
+    for one in found.findings:
+        assert math.isfinite(one.log_e)
+    if found.verdict == "PROMOTE":
+        assert sum(s.counts["4"].admitted for s in observed.segments if s.generation > 1) > 0
