@@ -77,7 +77,7 @@ class Found(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Revoke(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Why a digest is to be used no more."""
+    """Why a digest is to run nowhere any more, or may again."""
 
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=2000)]
 
@@ -195,10 +195,21 @@ def users(plane: planes.Plane, call: routes.Call) -> revocations.Users:
 
 def revoke(plane: planes.Plane, call: routes.Call) -> revocations.Revoked:
     """Let bytes run nowhere any more, whoever holds them."""
-    if call.caller.restricted:
-        # Whoever else holds the same bytes would lose them too.
-        raise errors.NotAllowed("to revoke bytes takes a key for all models.", hint="Delete your version instead.")
+    _check_all(call)
     return plane.registry.revoke(call.path["digest"], call.body.reason, actor=call.caller.actor)
+
+
+def reinstate(plane: planes.Plane, call: routes.Call) -> revocations.Users:
+    """Take a revocation back; the versions stay in quarantine until they pass their checks again."""
+    _check_all(call)
+    plane.registry.reinstate(call.path["digest"], call.body.reason, actor=call.caller.actor)
+    return plane.registry.users(call.path["digest"])
+
+
+def _check_all(call: routes.Call) -> None:
+    """`NotAllowed` unless the caller sees every model: whoever else holds the same bytes is met too."""
+    if call.caller.restricted:
+        raise errors.NotAllowed("to revoke bytes takes a key for all models.", hint="Delete your version instead.")
 
 
 def _ref(call: routes.Call) -> refs.Ref:
@@ -257,4 +268,5 @@ ROUTES = (
     routes.Route("GET", f"{_MODEL}/history", "model:read", history, routes.Page[aliases.Event], query=History),
     routes.Route("GET", "/digests/{digest}/users", "model:read", users, revocations.Users),
     routes.Route("POST", "/digests/{digest}/revoke", "model:delete", revoke, revocations.Revoked, body=Revoke),
+    routes.Route("POST", "/digests/{digest}/reinstate", "model:delete", reinstate, revocations.Users, body=Revoke),
 )

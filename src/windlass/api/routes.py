@@ -201,10 +201,9 @@ async def _body(route: Route, request: requests.Request) -> Any:
 
 
 def _query(kind: Any, pairs: list[tuple[str, str]]) -> Any:
-    if len(dict(pairs)) != len(pairs):
+    given = dict(pairs)
+    if len(given) != len(pairs):
         raise errors.InvalidInput("a parameter of the query is given twice.")
-    # An empty one is one that was left out.
-    given = {name: text for name, text in pairs if text}
     _check_known(given, () if kind is None else kind.__struct_encode_fields__, "this route has no parameter")
     if kind is None:
         return None

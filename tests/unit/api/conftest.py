@@ -93,6 +93,10 @@ class World(NamedTuple):
         made = self.plane.keys.create(wish, actor="test")
         return Asked(self.client, made.key, made.id)
 
+    def close(self) -> None:
+        self.client.__exit__(None, None, None)
+        self.plane.rows.close()
+
     def push(self, name: str, content: str = "weights", *, parent: str = "") -> registry.Resolved:
         """A READY version."""
         package, _ = make_package(content, parent=parent)
@@ -114,7 +118,9 @@ def open_world(folder: Path) -> World:
         settings=settings.Settings(home=folder),
         clock=clock,
     )
-    return World(plane, testclient.TestClient(app.create(plane), base_url=HOST, raise_server_exceptions=False))
+    client = testclient.TestClient(app.create(plane), base_url=HOST, raise_server_exceptions=False)
+    # Entered, it keeps one event loop for all its requests.
+    return World(plane, client.__enter__())
 
 
 @pytest.fixture
@@ -123,7 +129,7 @@ def world() -> Iterator[World]:
     with _folder() as folder:
         opened = open_world(folder)
         yield opened
-        opened.plane.rows.close()
+        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +138,7 @@ def shared_world() -> Iterator[World]:
     with _folder() as folder:
         opened = open_world(folder)
         yield opened
-        opened.plane.rows.close()
+        opened.close()
 
 
 class _folder:

@@ -23,7 +23,7 @@ def hexadecimal(digest: str) -> str:
 
 
 def package(world: Any, content: str) -> Any:
-    return sys.modules[type(world).__module__].make_package(content)  # type: ignore[attr-defined]
+    return sys.modules[type(world).__module__].make_package(content)
 
 
 # Packages
@@ -315,7 +315,7 @@ def test_lists_come_in_pages_that_together_are_all(world: Any) -> None:
         found: list[Any] = []
         after = ""
         while True:
-            page = key.get(f"{path}?limit=3&after={after}")
+            page = key.get(f"{path}?limit=3" + (f"&after={after}" if after else ""))
             found += page["items"]
             after = page["next"]
             if not after:
@@ -380,6 +380,9 @@ def test_a_revoked_digest_names_who_ran_it(world: Any) -> None:
     done = key("POST", f"/digests/{found.digest}/revoke", {"reason": "poisoned"}).json()
     assert (done["versions"][0]["status"], done["deployments"]) == ("QUARANTINED", ["fraud"])
     assert key("GET", "/models/fraud/resolve?ref=fraud@1").status_code == 403
+    back = key("POST", f"/digests/{found.digest}/reinstate", {"reason": "it was not"})
+    assert (back.status_code, back.json()["versions"][0]["status"]) == (200, "QUARANTINED")
+    assert key("POST", f"/digests/{found.digest}/reinstate", {"reason": "again"}).status_code == 404
 
 
 # Hostile names and locations
