@@ -6,12 +6,9 @@ change that was not committed.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import hashlib
-import itertools
 import json
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +21,6 @@ from windlass.types import strict_json
 
 FIRST = "0" * 64
 _PAGE = 1000
-_NAMED = re.compile(r"(?:model|deployment)/([^@:]+)")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -43,12 +39,6 @@ class Entry(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
     previous: str
     hash: str
-
-    @property
-    def name(self) -> str:
-        """The model or deployment that it is about; empty for keys and digests."""
-        found = _NAMED.match(self.subject)
-        return found[1] if found else ""
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -113,15 +103,13 @@ def entries(
     until: float | None = None,
     after: int = 0,
     limit: int = 100,
-    only: tuple[str, ...] = ("*",),
 ) -> tuple[Entry, ...]:
     """Entries above the number `after`, the oldest first. A subject or action that ends in `*` means all beginning so.
 
-    `since` and `until` are seconds since the epoch, both included. Unless `*` is among the globs `only`, entries are
-    left out that are not about a model or deployment whose name is like one of them.
+    `since` and `until` are seconds since the epoch, both included.
     """
     a = tables.audit
-    query = sa.select(a)
+    query = sa.select(a).where(a.c.number > after).order_by(a.c.number).limit(limit)
     for column, wanted in ((a.c.subject, subject), (a.c.action, action)):
         if wanted.endswith("*"):
             query = query.where(column.startswith(wanted[:-1], autoescape=True))
@@ -133,10 +121,7 @@ def entries(
         query = query.where(a.c.at >= since)
     if until is not None:
         query = query.where(a.c.at <= until)
-    found = (_entry(row) for row in _rows(connection, query, after=after, page=min(limit, _PAGE)))
-    if "*" not in only:
-        found = (entry for entry in found if entry.name and any(fnmatch.fnmatchcase(entry.name, g) for g in only))
-    return tuple(itertools.islice(found, limit))
+    return tuple(_entry(row) for row in connection.execute(query))
 
 
 def verify(connection: sa.Connection, heads: Sequence[Head] = ()) -> Verified:
@@ -146,7 +131,7 @@ def verify(connection: sa.Connection, heads: Sequence[Head] = ()) -> Verified:
         if wanted[one.number] != one:
             return Verified(0, Head(0, FIRST), one.number, "two heads kept for this number differ: the chain forked")
     last = Head(0, FIRST)
-    for row in _rows(connection, sa.select(tables.audit)):
+    for row in _rows(connection):
         why = _fault(row, last)
         if not why and row.number in wanted and wanted.pop(row.number).hash != row.hash:
             why = "it is not the entry whose hash was kept: this is another log, or it was written anew"
@@ -180,18 +165,14 @@ def _hash(values: dict[str, Any]) -> str:
     return hashlib.sha256(strict_json.canonical({**said, "detail": json.loads(said["detail"])})).hexdigest()
 
 
-def _rows(
-    connection: sa.Connection, query: sa.Select[Any], *, after: int | None = None, page: int = _PAGE
-) -> Iterator[sa.Row[Any]]:
-    """The entries of a query by their numbers, read a page at a time: a log may be larger than memory."""
-    number = tables.audit.c.number
-    while True:
-        above = query if after is None else query.where(number > after)
-        rows = connection.execute(above.order_by(number).limit(page)).all()
+def _rows(connection: sa.Connection) -> Iterator[sa.Row[Any]]:
+    """Every entry by its number, read a page at a time: a log may be larger than memory."""
+    a = tables.audit
+    query = sa.select(a).order_by(a.c.number).limit(_PAGE)
+    rows = connection.execute(query).all()
+    while rows:
         yield from rows
-        if len(rows) < page:
-            return
-        after = rows[-1].number
+        rows = connection.execute(query.where(a.c.number > rows[-1].number)).all()
 
 
 def _fault(row: sa.Row[Any], last: Head) -> str:

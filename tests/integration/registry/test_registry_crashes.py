@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from windlass.records import audit
 from windlass.registry import registry as registries
-from windlass.storage import blobs
+from windlass.storage import blobs, database
 from windlass.types import refs
 
 Push = Callable[..., Any]
@@ -82,6 +83,23 @@ class Ledger:
         self.check(registry)
 
 
+def check_audit(place: Any, ledger: Ledger) -> None:
+    """The chain is whole, and tells of each change that was acknowledged, once."""
+    rows = database.open_database(place.url)
+    with rows.read() as connection:
+        assert audit.verify(connection, [audit.head(connection)]).bad == 0
+        entries = audit.entries(connection, limit=1_000_000)
+    rows.close()
+    created = [e.subject for e in entries if e.action == "version.created"]
+    moved = {e.detail["generation"]: e.detail["to"] for e in entries if e.action == "alias.moved"}
+    deleted = [e.subject for e in entries if e.action == "version.deleted"]
+    assert created == [f"model/digits@{n}" for n in range(1, len(created) + 1)]
+    assert max(ledger.pushed) <= len(created)
+    assert ledger.moved.items() <= moved.items()
+    assert len(set(deleted)) == len(deleted)
+    assert {f"model/digits@{n}" for n in ledger.deleted} <= set(deleted)
+
+
 def read_whole(registry: registries.Registry, number: int) -> None:
     shown = registry.show(refs.parse(f"digits@{number}"))
     assert shown.version.status == "READY"
@@ -117,6 +135,7 @@ def kill_cycles(place: Any, push: Push, fork: Fork, cycles: int) -> Ledger:
     registry.gc(0)
     ledger.check_all(registry)
     registry.close()
+    check_audit(place, ledger)
     return ledger
 
 
