@@ -188,7 +188,9 @@ class Reconciler:
     ) -> int:
         """Keep a decision: as the next step, or as newer words of the last; the number of the step."""
         with self._lead.write() as connection:
-            self._note(connection, found, phase=turn.phase, words=turn.words, shares=observed.shares)
+            # It is not LIVE before it has ended, which is written with what is live.
+            phase = "PROMOTING" if turn.phase == "LIVE" else turn.phase
+            self._note(connection, found, phase=phase, words=turn.words, shares=observed.shares)
             if not changed:
                 done = rollouts.refresh(connection, under_way.id, turn, expected_step=under_way.step)
             else:

@@ -7,6 +7,7 @@ something it needs does not answer, and never load a model in its own process.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +28,8 @@ REST_S = 5.0
 _AT_ONCE = 16
 _PAGE = 1_000
 _HOURLY_S = 3600.0
+# How soon a wish is seen; what is under way is looked at once in an interval.
+_WISHES_S = 0.2
 # What failed is tried again after this time at the latest.
 _LONGEST_S = 15.0
 _MOVING = ("PREPARING", "RUNNING", "PAUSED", "PROMOTING", "RETURNING")
@@ -79,7 +82,7 @@ class Controller:
                     self._look(stop)
             except errors.WindlassError as e:
                 log.warning("the rows cannot be read: %s", e)
-            stop.wait(self._interval_s)
+            stop.wait(min(self._interval_s, _WISHES_S))
         for thread in threads:
             thread.join(self._interval_s)
         try:
@@ -130,15 +133,20 @@ class Controller:
                 if one.generation != generation:
                     # Somebody wished something: what failed before is no reason to wait.
                     self._patience.worked(one.name)
-                elif not self._patience.due(one.name, now):
+                elif not self._patience.due(one.name, now) or 0 <= now - at < self._pause(one):
                     continue
-                if _is_moving(one) or (one.removed_at is None and not 0 <= now - at < REST_S):
-                    self._looked[one.name] = (one.generation, at)
-                    due.append((at, one.name))
+                self._looked[one.name] = (one.generation, at)
+                due.append((at, one.name))
             if len(page) < _PAGE:
                 # Whoever waited longest comes first.
                 return [name for _, name in sorted(due)]
             after = page[-1].name
+
+    def _pause(self, one: stored.Deployment) -> float:
+        """Seconds between two looks at a deployment."""
+        if one.status.phase in _MOVING or one.status.generation != one.generation:
+            return self._interval_s
+        return REST_S if one.removed_at is None else math.inf
 
     def _work(self, name: str, stop: threading.Event) -> None:
         try:
@@ -177,10 +185,6 @@ class Controller:
                 wait = patience.pause(failures, first_s=self._interval_s, longest_s=60.0)
                 log.warning("%s: tried again in %.0f s: %s", name, wait, e)
             stop.wait(wait)
-
-
-def _is_moving(one: stored.Deployment) -> bool:
-    return one.status.phase in _MOVING or one.status.generation != one.generation
 
 
 class Housekeeping:

@@ -17,6 +17,8 @@ import msgspec
 
 from windlass import errors, references, settings
 from windlass.client import control
+from windlass.records import keys as key_rows
+from windlass.security import pepper
 from windlass.serving import launch
 from windlass.serving.routing import exposures
 from windlass.serving.transport import addresses
@@ -53,6 +55,8 @@ class Local:
         self._clock = clock
         self._counted = counted.Counted(self._home / "state" / "counted")
         self._starting = threading.Lock()
+        self._asking = threading.Lock()
+        self._key_rows: key_rows.Keys | None = None
         # By deployment: what was refused when it was last applied, and what is being loaded.
         self._refused: dict[str, dict[str, str]] = {}
         self._loading: dict[str, tuple[str, ...]] = {}
@@ -173,7 +177,10 @@ class Local:
     def _keys_in_force(self) -> tuple[tuple[spec.Key, ...], str]:
         now = self._clock()
         if self._keys is None or not 0 <= now - self._keys[0] < _KEYS_S:
-            self._keys = (now, *references.keys_in_force(self._configuration))
+            with self._asking:
+                if self._key_rows is None:
+                    self._key_rows = references.open_keys(self._configuration)
+            self._keys = (now, self._key_rows.live(), pepper.of_home(self._home))
         return self._keys[1:]
 
     def _server(self) -> str:

@@ -56,11 +56,11 @@ class World:
     def clock(self) -> float:
         return self.now
 
-    def lead(self, holder: str = "one") -> lead.Lead:
+    def leading(self, holder: str = "one") -> lead.Lead:
         return lead.Lead(self.rows, self.clock, holder=holder)
 
     def controller(self, leading: lead.Lead | None = None, target: Any = None) -> loop.Controller:
-        leading = leading or self.lead()
+        leading = leading or self.leading()
         told = feedback.Feedback(self.rows, self.clock)
         hands = acting.Hands(leading, {"local": target or self.target}, told, self.clock)
         reconciler = deployments.Reconciler(self.rows, leading, self.registry, hands, self.clock)
@@ -78,20 +78,20 @@ class World:
             stored.put(connection, desired, expected=None, actor="ada", reason="a reason", now=self.now)
 
     def order(self, **changes: Any) -> None:
-        desired = msgspec.structs.replace(self.deployment().desired, **changes)
+        desired = msgspec.structs.replace(self.found().desired, **changes)
         with self.rows.write() as connection:
             stored.put(connection, desired, expected=None, actor="eve", reason="an order", now=self.now)
 
-    def deployment(self) -> stored.Deployment:
+    def found(self) -> stored.Deployment:
         with self.rows.read() as connection:
             found = stored.get(connection, "m", removed=True)
         assert found is not None
         return found
 
     def status(self) -> deployment.Status:
-        return self.deployment().status
+        return self.found().status
 
-    def rollouts(self) -> tuple[rollouts.Rollout, ...]:
+    def history(self) -> tuple[rollouts.Rollout, ...]:
         with self.rows.read() as connection:
             return rollouts.of(connection, "m")
 

@@ -82,7 +82,7 @@ def _dies(world: Any, points: int, **traffic: int) -> bool:
 def _finish(world: Any, controller: Any, **traffic: int) -> None:
     for _ in range(20):
         world.go(controller, 2, requests=8_000, **traffic)
-        if world.rollouts()[0].generation == world.deployment().generation and world.rollouts()[0].outcome:
+        if world.history()[0].generation == world.found().generation and world.history()[0].outcome:
             return
 
 
@@ -103,7 +103,7 @@ def test_whoever_takes_over_ends_the_rollout_right(world: Any, live: Live, start
         shares = world.target.observe("m").shares
         assert sum(shares.values()) == 100, "callers are answered whatever becomes of the controller"
         world.now += lead.TTL_S + 1
-        heir = world.lead(f"heir {points}")
+        heir = world.leading(f"heir {points}")
         _finish(world, world.controller(heir), **{f"v{new}": bad})
         heir.release()
         end = good if bad else new
@@ -111,7 +111,7 @@ def test_whoever_takes_over_ends_the_rollout_right(world: Any, live: Live, start
         assert world.status().generation == len(releases)
         assert world.target.observe("m").shares == {str(end): 100.0}
         assert world.alias() == end
-        rollout = world.rollouts()[0]
+        rollout = world.history()[0]
         assert (rollout.new.version, rollout.outcome) == (new, "old" if bad else "new")
         assert rollout.generation == len(releases), "no rollout was begun twice"
         numbers = [step.number for step in world.steps(rollout.id)]
@@ -124,7 +124,7 @@ def test_a_controller_that_was_paused_can_neither_write_nor_act(world: Any, live
     live()
     world.wish(world.release("two"))
     world.now += lead.TTL_S + 1
-    paused, heir = world.lead("paused"), world.lead("heir")
+    paused, heir = world.leading("paused"), world.leading("heir")
     old = world.controller(paused)
     assert paused.beat()
     world.now += lead.TTL_S + 1
@@ -134,13 +134,13 @@ def test_a_controller_that_was_paused_can_neither_write_nor_act(world: Any, live
         old._reconciler.reconcile("m")
     assert not paused.held
     assert world.target.observe("m").shares == {"1": 100.0}
-    assert len(world.rollouts()) == 1
+    assert len(world.history()) == 1
     with pytest.raises(lead.Lost):
         old._reconciler.trouble("m", "nothing")
 
 
 def test_only_one_of_two_leads(world: Any) -> None:
-    one, two = world.lead("one"), world.lead("two")
+    one, two = world.leading("one"), world.leading("two")
     assert (one.beat(), two.beat(), one.beat()) == (True, False, True)
     one.release()
     assert two.beat()

@@ -19,7 +19,7 @@ def test_the_first_release_is_loaded_and_gets_all_requests(world: Any, live: Liv
     status = world.status()
     assert (status.phase, status.generation, status.shares) == ("LIVE", 1, {"1": 100.0})
     assert world.alias() == 1
-    (only,) = world.rollouts()
+    (only,) = world.history()
     assert (only.outcome, only.old, only.new) == ("new", None, first)
     assert world.target.observe("m").shares == {"1": 100.0}
 
@@ -36,7 +36,7 @@ def test_a_good_canary_is_promoted_and_the_alias_follows(world: Any, live: Live)
     world.go(controller, 60, requests=20_000)
     assert (world.status().phase, world.status().live) == ("LIVE", second)
     assert world.alias() == 2
-    rollout, _ = world.rollouts()
+    rollout, _ = world.history()
     assert (rollout.outcome, rollout.verdict) == ("new", "PROMOTE")
     kinds = [found.evidence.kind for found in world.registry.show(refs.parse("m@2")).evidence]
     assert "canary" in kinds
@@ -51,12 +51,12 @@ def test_a_bad_canary_goes_back_and_the_wish_is_not_tried_again(world: Any, live
     status = world.status()
     assert status.live == first
     assert status.generation == 2
-    rollout, _ = world.rollouts()
+    rollout, _ = world.history()
     assert (rollout.outcome, rollout.verdict) == ("old", "ABORT")
     assert world.target.observe("m").shares == {"1": 100.0}
     assert world.alias() == 1
     world.go(controller, 60, requests=100)
-    assert len(world.rollouts()) == 2
+    assert len(world.history()) == 2
 
 
 def test_a_release_that_cannot_be_loaded_leaves_what_served(world: Any, live: Live) -> None:
@@ -64,7 +64,7 @@ def test_a_release_that_cannot_be_loaded_leaves_what_served(world: Any, live: Li
     world.target.refused["2"] = "its golden outputs differ"
     world.wish(world.release("two"), CANARY)
     world.go(world.controller(), 6, requests=100)
-    rollout, _ = world.rollouts()
+    rollout, _ = world.history()
     assert rollout.outcome == "old"
     assert "its golden outputs differ" in rollout.words
     assert world.status().live == first
@@ -80,7 +80,7 @@ def test_a_newer_wish_supersedes_the_rollout_under_way(world: Any, live: Live) -
     world.wish(third)
     world.go(controller, 6, requests=100)
     assert world.status().live == third
-    _, second, _ = world.rollouts()
+    _, second, _ = world.history()
     assert second.outcome == "old"
     assert "version 3" in second.words
     assert "2" not in world.target.observe("m").shares
@@ -94,11 +94,11 @@ def test_a_persons_order_ends_the_rollout(world: Any, live: Live, order: str, ou
     world.go(controller, 4, requests=100)
     world.order(order=order)
     controller.once()
-    rollout, _ = world.rollouts()
+    rollout, _ = world.history()
     assert rollout.outcome == outcome
     assert world.status().generation == 3
     world.go(controller, 30, requests=100)
-    assert len(world.rollouts()) == 2
+    assert len(world.history()) == 2
 
 
 def test_a_pause_freezes_the_shares(world: Any, live: Live) -> None:
@@ -123,10 +123,10 @@ def test_a_revoked_live_version_gives_way_to_the_last_good_one(world: Any, live:
     world.go(controller, 12)
     assert world.status().live == first
     assert world.alias() == 1
-    back = world.rollouts()[0]
+    back = world.history()[0]
     assert (back.actor, "it leaks" in back.reason) == ("controller", True)
     world.go(controller, 30)
-    assert len(world.rollouts()) == 3
+    assert len(world.history()) == 3
 
 
 def test_without_a_good_one_a_revoked_version_is_said_to_be_what_answers(world: Any, live: Live) -> None:
@@ -146,9 +146,9 @@ def test_a_candidate_that_is_revoked_goes_back(world: Any, live: Live) -> None:
     controller = world.controller()
     world.go(controller, 4, requests=100)
     world.registry.revoke(second.digest, "it leaks", actor="eve")
-    controller.once()
+    world.go(controller, 2)
     assert world.status().live == first
-    assert "it leaks" in world.rollouts()[0].words
+    assert "it leaks" in world.history()[0].words
 
 
 def test_a_target_that_lost_everything_is_given_it_again(world: Any, live: Live) -> None:
@@ -163,11 +163,11 @@ def test_while_the_target_is_away_nothing_is_decided_and_it_is_said(world: Any, 
     world.wish(world.release("two"), CANARY)
     controller = world.controller()
     world.go(controller, 4, requests=100)
-    before = world.rollouts()[0].state
+    before = world.history()[0].state
     world.target.away = True
     world.go(controller, 30)
     assert world.status().words.startswith("not now: ")
-    assert world.rollouts()[0].state == before
+    assert world.history()[0].state == before
     world.target.away = False
     world.go(controller, 20, requests=100)
     assert not world.status().words.startswith("not now: ")

@@ -48,7 +48,7 @@ def hooks(world: Any, places: Places, tmp_path: Path) -> Callable[..., webhooks.
     file.write_text(SECRET)
 
     def make(*wanted: tuple[str, tuple[str, ...]]) -> webhooks.Webhooks:
-        leading = world.lead()
+        leading = world.leading()
         assert leading.beat()
         configured = [settings.Webhook(url=url, secret_file=file, events=events) for url, events in wanted]
         return webhooks.Webhooks(leading, configured, world.clock, transport=httpx.MockTransport(places))
