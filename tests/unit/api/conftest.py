@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import shutil
 import tempfile
@@ -105,7 +106,16 @@ class World(NamedTuple):
         return registry.Resolved(name, pushed.version, pushed.digest, pushed.status)
 
 
+@functools.cache
+def empty_database() -> bytes:
+    """A database with all tables and no rows: to migrate one for each test would cost more than the tests."""
+    with _folder() as folder:
+        database.open_database(f"sqlite:///{folder / 'registry.db'}").close()
+        return (folder / "registry.db").read_bytes()
+
+
 def open_world(folder: Path) -> World:
+    (folder / "registry.db").write_bytes(empty_database())
     rows = database.open_database(f"sqlite:///{folder / 'registry.db'}")
     clock = lambda: NOW  # noqa: E731
     store = str(folder / "blobs")

@@ -401,7 +401,7 @@ def one_key(world: Any) -> Any:
 
 
 @pytest.mark.threat("V4")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=HOSTILE)
 def test_no_name_is_a_path(shared_world: Any, name: str) -> None:
     key = one_key(shared_world)
