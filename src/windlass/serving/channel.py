@@ -40,6 +40,12 @@ class Apply(msgspec.Struct, frozen=True, tag=True):
     weights: dict[str, int] = {}
 
 
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Load what a spec names and is not in memory: it is about to come."""
+
+    spec: spec.Spec
+
+
 class Revoke(msgspec.Struct, frozen=True, tag=True):
     """Only these keys from now on."""
 
@@ -98,7 +104,9 @@ class Grant(msgspec.Struct, frozen=True, tag=True):
     shares: dict[str, leases.Share]
 
 
-Body: TypeAlias = Start | Apply | Revoke | Change | Weigh | Status | Open | Ready | Drain | Demand | Told | Grant
+Body: TypeAlias = (
+    Start | Apply | Prepare | Revoke | Change | Weigh | Status | Open | Ready | Drain | Demand | Told | Grant
+)
 
 
 class Question(msgspec.Struct, frozen=True, tag=True):

@@ -148,16 +148,7 @@ class Fleet:
 
     def _sent(self, *, back: bool) -> channel.Apply:
         """What is in force, as a worker is told."""
-        return channel.Apply(self._fitted(self.spec), back, dict(self._weights.in_force))
-
-    def _fitted(self, wanted: spec.Spec) -> spec.Spec:
-        """With the plan's threads where an endpoint leaves them open."""
-        if not self.plan.threads:
-            return wanted
-        endpoints = tuple(
-            e if e.threads else msgspec.structs.replace(e, threads=self.plan.threads) for e in wanted.endpoints
-        )
-        return msgspec.structs.replace(wanted, endpoints=endpoints)
+        return channel.Apply(self.plan.fitted(self.spec), back, dict(self._weights.in_force))
 
     def _died(self, one: member.Member, lost: int) -> None:
         """A worker has ended that was not to."""
@@ -227,50 +218,58 @@ class Fleet:
     async def apply(self, wanted: spec.Spec) -> tuple[str, ...]:
         """Put a spec in force in every worker, or in none; the names of workers that had to be replaced for it.
 
-        Revoked keys end at once, whatever becomes of the models. `Conflict` if the spec is not newer than the one in
-        force, `GateRefused` if its models crashed their workers before.
+        One that loads nothing does not wait for one that does. Revoked keys end at once, whatever becomes of the
+        models. `Conflict` if the spec is not newer than the one in force, `GateRefused` if its models crashed before.
         """
         async with self._changing:
-            doors.read_pepper(wanted.key_pepper)
-            if wanted.workers > self._most:
-                raise errors.UsageError(f"there is room for {self._most} workers", hint="Start anew to have more.")
-            if wanted.generation <= self.spec.generation:
-                raise errors.Conflict(
-                    f"generation {wanted.generation} is not above {self.spec.generation}, which is in force"
-                )
-            why = self._last_good.why_bad(wanted)
-            if why:
-                raise errors.GateRefused(f"this spec's models are not served: {why}")
+            self._check(wanted)
             unreached = await self._revoke(wanted)
-            self._lending.use(wanted.keys)
-            try:
-                generations = self._weights.propose(wanted)
-                taken = await self._try(wanted, generations)
-            except errors.WindlassError as e:
+        try:
+            await self._prepare(wanted)
+            async with self._changing:
+                self._check(wanted)
+                await self._go_over(wanted)
+        except errors.WindlassError as e:
+            if not isinstance(e, errors.Conflict):
                 self.refused = f"generation {wanted.generation} was refused: {e}"
-                self._lending.use(self.spec.keys)
-                raise
-            if not self._judge.looping:
-                self._last_good.keep(self.spec)
-            names = ("keys", "key_pepper", "trusted")
-            others = {name: getattr(wanted, name) for name in names} | {"workers": wanted.workers or self.spec.workers}
-            self._put_in_force(
-                _with_models_of(wanted, msgspec.structs.replace(self.spec, **others)), generations, why=""
-            )
-            for one in taken:
-                one.spec = self.spec
-            self._loaded &= {endpoint.name for endpoint in wanted.repository}
-            await self._level()
-            with contextlib.suppress(errors.WindlassError):
-                self.next_plan = await self._planned(taken[0])
-            if wanted.workers not in (0, self.plan.workers):
-                await self._scale(wanted.workers)
-            return unreached
+            raise
+        return unreached
+
+    def _check(self, wanted: spec.Spec) -> None:
+        doors.read_pepper(wanted.key_pepper)
+        if wanted.workers > self._most:
+            raise errors.UsageError(f"there is room for {self._most} workers", hint="Start anew to have more.")
+        if wanted.generation <= self.spec.generation:
+            now = self.spec.generation
+            raise errors.Conflict(f"generation {wanted.generation} is not above {now}, which is in force")
+        why = self._last_good.why_bad(wanted)
+        if why:
+            raise errors.GateRefused(f"this spec's models are not served: {why}")
+
+    async def _go_over(self, wanted: spec.Spec) -> None:
+        self._lending.use(wanted.keys)
+        generations = self._weights.propose(wanted)
+        try:
+            taken = await self._try(wanted, generations)
+        except errors.WindlassError:
+            self._lending.use(self.spec.keys)
+            raise
+        if not self._judge.looping:
+            self._last_good.keep(self.spec)
+        names = ("keys", "key_pepper", "trusted")
+        others = {name: getattr(wanted, name) for name in names} | {"workers": wanted.workers or self.spec.workers}
+        self._put_in_force(_with_models_of(wanted, msgspec.structs.replace(self.spec, **others)), generations, why="")
+        for one in taken:
+            one.spec = self.spec
+        self._loaded &= {endpoint.name for endpoint in wanted.repository}
+        await self._level()
+        with contextlib.suppress(errors.WindlassError):
+            self.next_plan = await self._planned(taken[0])
+        if wanted.workers not in (0, self.plan.workers):
+            await self._scale(wanted.workers)
 
     async def _scale(self, workers: int) -> None:
-        """Go over to so many workers, on as many threads as before: new ones are warm before they answer, old ones
-        drain; both go on after this returns.
-        """
+        """Go over to so many workers, on as many threads; new ones load and old ones drain after this returns."""
         self.plan = msgspec.structs.replace(sizing.choose(self._cores, workers, 0), threads=self.plan.threads)
         self._judge = crashes.Judge(workers)
         if workers > 1:
@@ -308,17 +307,21 @@ class Fleet:
                 one.spec = self.spec
         return tuple(unreached)
 
+    async def _prepare(self, wanted: spec.Spec) -> None:
+        """Have every worker load what is new. Takes its time, while specs that load nothing come into force."""
+        members = await places.first_up(self.places, _ANY_UP_S)
+        body = channel.Prepare(self.plan.fitted(wanted))
+        refused = [a for a in await places.ask_first(members, lambda one: one.ask(body)) if a is not None]
+        if refused:
+            raise refused[0]
+
     async def _try(self, wanted: spec.Spec, generations: dict[str, int]) -> list[member.Member]:
         """One worker first, then the others: all of them; if one refuses, those that took it go back."""
         members = await places.first_up(self.places, _ANY_UP_S)
-        sent = channel.Apply(self._fitted(wanted), weights=generations)
-        await members[0].ask(sent)
-        answers = await asyncio.gather(*(one.ask(sent) for one in members[1:]), return_exceptions=True)
-        refused = [answer for answer in answers if isinstance(answer, BaseException)]
-        taken = [
-            members[0],
-            *(o for o, a in zip(members[1:], answers, strict=True) if not isinstance(a, BaseException)),
-        ]
+        body = channel.Apply(self.plan.fitted(wanted), weights=generations)
+        answers = await places.ask_first(members, lambda one: one.ask(body))
+        refused = [answer for answer in answers if answer is not None]
+        taken = [one for one, answer in zip(members, answers, strict=True) if answer is None]
         if refused:
             for one in taken:
                 one.spec = None

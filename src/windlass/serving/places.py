@@ -145,6 +145,14 @@ async def ask_all(
     return [answer if isinstance(answer, BaseException) else None for answer in answers]
 
 
+async def ask_first(
+    members: list[member.Member], ask: Callable[[member.Member], Awaitable[Any]]
+) -> list[BaseException | None]:
+    """The same, but one of them first: its error is raised, and nobody else is asked."""
+    await ask(members[0])
+    return [None, *await ask_all(members[1:], ask)]
+
+
 async def first_up(places: Places, within_s: float) -> list[member.Member]:
     """Those that serve, as soon as there is one; `Unavailable` if there is none in time."""
     give_up = time.monotonic() + within_s

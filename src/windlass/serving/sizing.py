@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from windlass.types import spec
+
 # Above this, a copy of the weights in every worker is memory that nobody gets anything for.
 LARGE_BYTES = 64 * 1024 * 1024
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -22,6 +24,15 @@ class Plan(msgspec.Struct, frozen=True):
     workers: int
     threads: int
     reason: str
+
+    def fitted(self, wanted: spec.Spec) -> spec.Spec:
+        """A spec with the plan's threads where an endpoint leaves them open."""
+        if not self.threads:
+            return wanted
+        endpoints = tuple(
+            e if e.threads else msgspec.structs.replace(e, threads=self.threads) for e in wanted.endpoints
+        )
+        return msgspec.structs.replace(wanted, endpoints=endpoints)
 
 
 def choose(cores: int, wanted: int, model_bytes: int, programs: int = 0) -> Plan:

@@ -215,6 +215,8 @@ class Post:
                 return await self._acceptor.open(alone=body.alone)
             case channel.Apply():
                 return await self._apply(body)
+            case channel.Prepare():
+                await self._worker.pool.prepare(body.spec)
             case channel.Grant():
                 self._demand(self._worker.allowances.grant(body.shares))
             case channel.Revoke():

@@ -28,6 +28,8 @@ Part: TypeAlias = arms.Arm | shadow.Shadow
 # By their identity: what is the same in memory.
 _Parts: TypeAlias = dict[spec.Endpoint, Part]
 _Loads: TypeAlias = dict[spec.Endpoint, loader.Loaded]
+# What was prepared for a spec that does not come is let go after this.
+PREPARED_S = 60.0
 
 
 class Failed(msgspec.Struct, frozen=True):
@@ -70,6 +72,8 @@ class Pool:
         self._random = random.Random()
         self._managed = False
         self._weights: Mapping[str, int] = {}
+        # Loaded for a spec that is about to come, by whose signatures were trusted.
+        self._prepared: dict[tuple[spec.Endpoint, tuple[str, ...]], loader.Loaded] = {}
         self._trusted: tuple[str, ...] = ()
         self._loading: dict[str, str] = {}
         # By endpoint, what could not be loaded last: beside what serves, or of the repository.
@@ -97,7 +101,7 @@ class Pool:
             for endpoint in (*wanted.endpoints, *wanted.repository):
                 router.check(endpoint)
             stale = self._unsigned(wanted.trusted)
-            there = {key: part for key, part in self._in_memory().items() if key.name not in stale}
+            there = self._in_memory(stale)
             served = {name: routing.endpoint for name, routing in self.served.items() if name not in stale}
             weights = weights or {}
             new = [e for e in wanted.endpoints if served.get(e.name) != e or self._weighs_otherwise(e.name, weights)]
@@ -131,11 +135,27 @@ class Pool:
             return set()
         return {name for name, routing in self.served.items() if any(part.loaded.apart for part in _parts(routing))}
 
-    def _in_memory(self) -> _Parts:
+    def _in_memory(self, stale: set[str]) -> _Parts:
         found: _Parts = {}
-        for routing in self.served.values():
-            found.update((part.identity, part) for part in _parts(routing))
+        for name, routing in self.served.items():
+            if name not in stale:
+                found.update((part.identity, part) for part in _parts(routing))
         return found
+
+    async def prepare(self, wanted: spec.Spec) -> None:
+        """Load what a spec names and is not in memory, for when it is applied. Others may be applied meanwhile."""
+        for endpoint in wanted.endpoints:
+            router.check(endpoint)
+        there = self._in_memory(self._unsigned(wanted.trusted))
+        loads = await self._load_all(list(wanted.endpoints), there, wanted.trusted)
+        for key, loaded in loads.items():
+            self._prepared[key, wanted.trusted] = loaded
+            self._loop.call_later(PREPARED_S, self._forget, (key, wanted.trusted), loaded)
+
+    def _forget(self, key: tuple[spec.Endpoint, tuple[str, ...]], loaded: loader.Loaded) -> None:
+        if self._prepared.get(key) is loaded:
+            del self._prepared[key]
+            loaded.session.close()
 
     def _build(
         self, endpoints: list[spec.Endpoint], weights: Mapping[str, int], there: _Parts, loads: _Loads
@@ -172,6 +192,10 @@ class Pool:
                 for part in arms.parts(endpoint):
                     key = arms.identity(part)
                     if key not in there and key not in loads:
+                        prepared = self._prepared.pop((key, trusted), None)
+                        if prepared is not None:
+                            loads[key] = prepared
+                            continue
                         work = functools.partial(loader.load, part, self._verdicts, trusted)
                         loads[key] = await self._loop.run_in_executor(self._loader, work)
                 self.failed.pop(endpoint.name, None)
@@ -243,6 +267,8 @@ class Pool:
         for part in list(self._closing):
             if isinstance(part, shadow.Shadow):
                 part.finish()
+        for key, loaded in list(self._prepared.items()):
+            self._forget(key, loaded)
         self._exposures.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 

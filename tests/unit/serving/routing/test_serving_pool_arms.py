@@ -190,3 +190,35 @@ def test_what_carries_code_is_loaded_anew_when_a_key_is_withdrawn(packages: Any,
             models.find("c")
 
     drive(drill)
+
+
+def test_what_was_prepared_is_taken_up_or_let_go(
+    packages: Any, drive: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def drill(models: pool.Pool) -> None:
+        one, two = packages.arm("1", 100), packages.arm("2", 0)
+        await models.apply(spec.Spec((spec.Endpoint("m", (one,)),), 1))
+        wanted = spec.Spec((spec.Endpoint("m", (one, two)),), 2)
+        await models.prepare(wanted)
+        assert (packages.loads, models.generation, models.find("m").versions) == (2, 1, ("1",))
+        await models.prepare(wanted)
+        await models.apply(wanted)
+        assert (packages.loads, models.find("m").versions) == (2, ("1", "2"))
+        # What another signer is trusted for is loaded, and checked, anew.
+        other = packages.arm("3", 0)
+        third = spec.Spec((spec.Endpoint("m", (one, other)),), 3)
+        await models.prepare(third)
+        await models.apply(msgspec.structs.replace(third, trusted=("aa",)))
+        assert packages.loads == 4
+        monkeypatch.setattr(pool, "PREPARED_S", 0.0)
+        await models.prepare(spec.Spec((spec.Endpoint("m", (one, packages.arm("4", 0))),), 4))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert "m@4" not in packages.open
+        packages.failing.add("5")
+        with pytest.raises(OSError, match="disk"):
+            await models.prepare(spec.Spec((spec.Endpoint("m", (one, packages.arm("5", 0))),), 4))
+        assert models.failed["m"].arm == "5"
+        assert models.find("m").versions == ("1", "3")
+
+    drive(drill)
