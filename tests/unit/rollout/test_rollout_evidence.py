@@ -27,7 +27,7 @@ def seen(*segments: deployment.Segment, **more: object) -> deployment.Observed:
 
 def arm(admitted: int, **bad: int) -> Counts:
     ended = sum(bad.get(name, 0) for name in ("failed", "expired", "rejected", "cancelled"))
-    return Counts(**{"admitted": admitted, "ok": admitted - ended, **bad})
+    return msgspec.structs.replace(Counts(admitted=admitted, ok=admitted - ended), **bad)
 
 
 def judge(observed: deployment.Observed, guard: evidence.Guard = GUARD, began: int = 1) -> evidence.Judgement:
