@@ -148,7 +148,7 @@ class Reconciler:
         why = self._unusable(under_way.new, *under_way.against)
         plan = plans.make(wish, under_way.old, number=under_way.number)
         if why:
-            plan = msgspec.structs.replace(plan, order="abort")
+            plan = msgspec.structs.replace(plan, unusable=why)
         state = decide_state(under_way)
         try:
             observed = self._hands.measured(wish, under_way)
@@ -159,12 +159,11 @@ class Reconciler:
             observed = self._hands.measured(wish, under_way)
         judgement = decide.judge(plan, state, observed)
         step = decide.decide(plan, state, observed, judgement, self._clock())
-        words = f"{why}; {step.words}" if why else step.words
         turn = rollouts.Turn(
             state=msgspec.to_builtins(step.state),
             phase=step.phase,
             verdict=step.verdict,
-            words=words,
+            words=step.words,
             wanted=step.wanted,
             counts=counts_since(observed, state.began),
             evidence=msgspec.to_builtins(judgement),

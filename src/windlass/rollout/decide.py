@@ -8,8 +8,9 @@ target, never send a request to a release that is not READY, and never take sile
         +----failed, late-------+---harm, failed, abort, inconclusive----+----> RETURNING --in force--> DONE old
 
 A person's `promote` leads from PREPARING (once READY) and RUNNING to PROMOTING, against any evidence but not with a
-release that fails; `abort` leads back from everywhere but DONE. Paused, nothing goes on, but harm still goes back: who
-pauses wants to look, not to harm. RETURNING is never left: whoever still wants the new release deploys it again.
+release that fails or was revoked; `abort` leads back from everywhere but DONE. Paused, nothing goes on, but harm still
+goes back: who pauses wants to look, not to harm. RETURNING is never left: whoever still wants the new release deploys
+it again.
 """
 
 from __future__ import annotations
@@ -185,6 +186,8 @@ def _returned(
     plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement, now: float
 ) -> State | None:
     """The state that goes back, and why; None where nothing speaks for it."""
+    if plan.unusable:
+        return _to(state, now, "RETURNING", _sentence(plan.unusable), failed=True)
     if plan.order == "abort":
         return _to(state, now, "RETURNING", "A person ordered to abort.")
     for release in plan.candidates if state.phase != "PROMOTING" else (plan.new,):

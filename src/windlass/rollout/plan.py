@@ -19,7 +19,8 @@ from windlass.types import deployment
 class Plan(msgspec.Struct, frozen=True):
     """One rollout. `old` is None where nothing was live before. `number` is the rollout's, in its deployment.
 
-    `paused` and `order` are people's words at this moment, all else stays as it is while the rollout lasts.
+    `paused` and `order` are people's words at this moment, `unusable` says why one of its releases may not run any
+    more (it was revoked, say); all else stays as it is while the rollout lasts.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
     serving: deployment.Serving = deployment.Serving()
     paused: bool = False
     order: str = ""
+    unusable: str = ""
 
     @property
     def candidates(self) -> tuple[deployment.Release, ...]:

@@ -184,6 +184,17 @@ def test_a_person_aborts_wherever_it_is() -> None:
         assert canary.look().outcome == "old"
 
 
+def test_a_revoked_release_goes_back_whatever_a_person_ordered() -> None:
+    canary = Drive("canary")
+    canary.until(5)
+    canary.say(order="promote", paused=True)
+    revoked = msgspec.structs.replace(canary.plan, unusable="version 2 is quarantined: it leaks")
+    step = decide.decide(revoked, canary.state, canary.target.observe("m"), PROOF, canary.now)
+    assert step.words == "Version 2 is quarantined: it leaks. All requests go back to version 1."
+    assert step.wanted is not None
+    assert step.wanted.arms[0].share == 100
+
+
 def test_an_order_to_promote_waits_until_it_is_ready() -> None:
     canary = Drive("canary")
     canary.say(order="promote")
