@@ -70,7 +70,7 @@ class Deployments:
 
         Its releases must be READY, carry the evidence that the policy asks for, and take what callers of the live
         release send, else `GateRefused`; `force`, with a reason, passes over these, and over nothing else.
-        `NotAllowed` for what is in quarantine, `Conflict` if somebody else changed it first (`expected_generation` 0:
+        What is in quarantine is always refused. `Conflict` if somebody else changed it first (`expected_generation` 0:
         there is none yet). `again` has a release tried anew whose rollout ended elsewhere.
         """
         _check_forced(force, reason)
@@ -104,7 +104,7 @@ class Deployments:
         """Go back: while a rollout is under way to what is live, else to what was live before it, or to `ref`.
 
         What was live before is asked neither for new evidence nor for a contract: it served these callers.
-        `Conflict` if there is nothing to go back to, `NotAllowed` if that is in quarantine.
+        `Conflict` if there is nothing to go back to, `GateRefused` if that is in quarantine.
         """
         _check_forced(force, reason)
         request = ("rollback", name, ref, expected_generation)
@@ -323,7 +323,7 @@ class Deployments:
             for release in (desired.release, *desired.against):
                 version = versions.numbered(connection, release.name, release.version)
                 if version.status in ("QUARANTINED", "DELETED"):
-                    raise errors.NotAllowed(
+                    raise errors.GateRefused(
                         f"{previews.named(release)} is {version.status}: {version.reason or 'by a person'}.",
                         hint="Choose another version.",
                     )

@@ -172,7 +172,7 @@ def test_quarantine_cannot_be_forced(world: World) -> None:
     world.live(1)
     world.push_version("two")
     world.registry.quarantine(world.digest(2), "it is poisoned", actor="ada")
-    with pytest.raises(errors.NotAllowed, match="poisoned"):
+    with pytest.raises(errors.GateRefused, match="poisoned"):
         world.deploy(2, force=True, reason="I insist")
 
 
@@ -296,7 +296,7 @@ def test_rollback_never_goes_to_quarantine(world: World) -> None:
     world.live(2)
     world.registry.quarantine(world.digest(1), "it is poisoned", actor="ada")
     for more in ({}, {"ref": "fraud@1", "force": True, "reason": "I insist"}):
-        with pytest.raises(errors.NotAllowed, match="poisoned"):
+        with pytest.raises(errors.GateRefused, match="poisoned"):
             world.deployments.rollback("fraud", actor="ada", **more)
     assert world.deployments.get("fraud").desired.release.version == 2
 
