@@ -130,14 +130,14 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 def _asked(home: Home) -> load.Load:
-    return load.Load(load.closed(load.http(home.url(), BODY), connections=4)).start()
+    return load.Load(load.opened(load.http(home.url(), BODY), rate=100)).start()
 
 
 def _all_answered(asking: load.Load) -> None:
     report = asking.stop()
     assert report.lost == 0
     assert set(report.statuses) == {200}
-    assert report.answered > 100
+    assert report.answered > 20
 
 
 def test_a_killed_controllers_rollout_is_ended_by_the_next_and_nobody_notices(home: Home) -> None:

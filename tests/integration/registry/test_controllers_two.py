@@ -92,7 +92,7 @@ def test_two_controllers_never_both_act(
                 stored.put(
                     connection, deployment.Desired("digits", release), expected=None, actor="ada", now=time.time()
                 )
-            _until(lambda release=release: _live(rows) == release)
+            _until_live(rows, release)
     finally:
         stop.set()
         for thread in threads:
@@ -115,8 +115,8 @@ def _live(rows: database.Database) -> deployment.Release | None:
     return None if found is None or found.status.generation != found.generation else found.status.live
 
 
-def _until(what: Callable[[], bool]) -> None:
+def _until_live(rows: database.Database, release: deployment.Release) -> None:
     deadline = time.monotonic() + 60
-    while not what():
+    while _live(rows) != release:
         assert time.monotonic() < deadline
         time.sleep(0.02)
