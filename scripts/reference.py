@@ -166,6 +166,13 @@ def route_table(routes: Iterable[Any]) -> str:
     return table(("method", "path", "permission"), ((m, code(p), code(q)) for p, m, q in rows)) + "\n"
 
 
+def api() -> str:
+    """Every route of the control plane's API."""
+    from windlass.api import app, document  # fmt: skip
+
+    return document.page(app.ROUTES)
+
+
 def errors() -> str:
     """Each error: its code, exit code, status and meaning."""
     from windlass import errors as tree
@@ -366,6 +373,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "cli": cli,
     "python": python,
     "rest": rest,
+    "api": api,
     "errors": errors,
     "package-format": package,
     "serving-spec": serving_spec,

@@ -63,7 +63,7 @@ def _operation(route: routes.Route, known: dict[str, Any], components: dict[str,
     made: dict[str, Any] = {
         "operationId": route.name,
         "summary": lines[0],
-        "tags": [route.run.__module__.rpartition(".")[2]],
+        "tags": [_noun(route)],
         "parameters": [*_path(route), *_query(route, known, components), *_headers(route)],
         "responses": {str(route.status): _answer(route, known)}
         | {str(number): {"$ref": f"#/components/responses/E{number}"} for number in errors.documented()},
@@ -136,6 +136,26 @@ def _identity(kind: Any) -> str:
     return f"{getattr(kind, '__module__', '')}.{kind!r}"
 
 
-def permissions(table: Sequence[routes.Route]) -> dict[str, str]:
-    """What each route asks, by method and path."""
-    return {f"{route.method} {route.full_path}": route.permission for route in table}
+def page(table: Sequence[routes.Route]) -> str:
+    """The routes in Markdown, by noun, for the reference."""
+    text = (
+        f"# Control plane API\n\nOn port 8080 by default. {_INTRODUCTION}\n"
+        f"`GET {routes.PREFIX}/openapi.json` is the whole document, with a schema and an example of each body.\n\n"
+        'Lists are `{"items": [...], "next": "..."}`: ask again with `after=<next>` until it is empty. Errors are\n'
+        '`{"error": {"code", "message", "hint", "request_id"}}`, their codes those in [errors](errors.md); the status\n'
+        "is 422 for what a check refused, and for bytes that are not what their digest says.\n"
+    )
+    for noun in dict.fromkeys(_noun(route) for route in table):
+        text += (
+            f"\n## {noun}\n\n| method | path | permission | query | what it does |\n| --- | --- | --- | --- | --- |\n"
+        )
+        for route in table:
+            if _noun(route) == noun:
+                query = ", ".join(f"`{name}`" for name in (route.query.__struct_fields__ if route.query else ()))
+                said = (route.run.__doc__ or "").strip().split("\n")[0]
+                text += f"| {route.method} | `{route.full_path}` | `{route.permission}` | {query} | {said} |\n"
+    return text
+
+
+def _noun(route: routes.Route) -> str:
+    return str(route.run.__module__.rpartition(".")[2])
