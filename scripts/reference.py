@@ -33,9 +33,6 @@ def paragraphs(text: str | None) -> str:
     return inspect.cleandoc(text or "") + "\n"
 
 
-# The command line
-
-
 def cli() -> str:
     """Every command with its arguments and options."""
     import click
@@ -168,7 +165,7 @@ def route_table(routes: Iterable[Any]) -> str:
 
 def api() -> str:
     """Every route of the control plane's API."""
-    from windlass.api import app, document  # fmt: skip
+    from windlass.api import app, document
 
     return document.page(app.ROUTES)
 

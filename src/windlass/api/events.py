@@ -20,7 +20,7 @@ from windlass.api import access, routes
 from windlass.api import plane as planes
 from windlass.records import outbox
 
-_BATCH = 500
+_BATCH = 512
 _STILL_HERE_S = 15.0
 _LATEST = 10**15
 

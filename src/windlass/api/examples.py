@@ -105,9 +105,9 @@ _LISTED = key_rows.Listed(
     revoked_at=None,
     rotating=False,
 )
-_HEAD = audit_rows.Head(412, "c" * 64)
+_HEAD = audit_rows.Head(1412, "c" * 64)
 _ENTRY = audit_rows.Entry(
-    412, _AT, _ACTOR, "alias.moved", "model/fraud:production", _WHY, {"from": 3, "to": 4}, "b" * 64, "c" * 64
+    1412, _AT, _ACTOR, "alias.moved", "model/fraud:production", _WHY, {"from": 3, "to": 4}, "b" * 64, "c" * 64
 )
 _EVERY: tuple[Any, ...] = (
     versions.Model("fraud", 4, 4, {"production": 4}, _AT - 86_400),
@@ -163,7 +163,7 @@ _EVERY: tuple[Any, ...] = (
     keys.Why("its laptop was lost"),
     _ENTRY,
     _HEAD,
-    audit_rows.Verified(412, _HEAD),
+    audit_rows.Verified(1412, _HEAD),
     audit.Heads((_HEAD,)),
 )
 _BY_TYPE = {type(one): one for one in _EVERY}
