@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 
+from windlass.serving import launch
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # A block is run if it is a session or a script; with a name behind its language it is a file to write.
@@ -26,8 +28,9 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 MARK = "--windlass-doc--"
 SLOW = "<!-- slow: followed by `make soak` -->"
-# The ports that documents speak of; each run of a document has two free ones in their place.
-PORTS = re.compile(r"\b800[01]\b")
+# The ports that documents speak of, and the setting of each; a run of a document has free ones in their place.
+PORTS = {"8000": "WINDLASS_SERVE__PORT", "8001": "WINDLASS_SERVE__ADMIN_PORT", "8080": "WINDLASS_UP__PORT"}
+PORT = re.compile(rf"\b(?:{'|'.join(PORTS)})\b")
 
 
 def load_script(name: str) -> ModuleType:
@@ -120,8 +123,8 @@ def free_ports(count: int) -> list[str]:
 
 def run_document(text: str, folder: Path) -> list[str]:
     """Run all steps in one shell in an empty folder; what failed, or was shown and did not come."""
-    port, admin_port = free_ports(2)
-    text = PORTS.sub(lambda found: port if found[0] == "8000" else admin_port, text)
+    free = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+    text = PORT.sub(lambda found: free[found[0]], text)
     script = "".join(f"{step.command}\nprintf '\\n{MARK} %s\\n' $?\n" for step in steps(text))
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     shell = subprocess.Popen(
@@ -132,9 +135,8 @@ def run_document(text: str, folder: Path) -> list[str]:
             "HOME": str(folder),
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
-            "WINDLASS_SERVE__PORT": port,
-            "WINDLASS_SERVE__ADMIN_PORT": admin_port,
-        },
+        }
+        | {setting: free[port] for port, setting in PORTS.items()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -146,6 +148,9 @@ def run_document(text: str, folder: Path) -> list[str]:
     finally:
         if shell.poll() is None:
             os.killpg(shell.pid, signal.SIGKILL)
+        # What `windlass up` started serves on when it is killed.
+        if (folder / ".windlass").is_dir():
+            launch.stop(folder / ".windlass")
     said = re.split(rf"^{MARK} (\d+)\n", output, flags=re.MULTILINE)
     problems = []
     for step, text_said, status in zip(steps(text), said[::2], said[1::2], strict=False):
