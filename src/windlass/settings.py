@@ -39,12 +39,17 @@ class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
 
 
 class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
-    """Where the control plane's API listens, which host names it answers for, and how often it looks (seconds)."""
+    """Where the control plane's API listens, which host names it answers for, and how often it looks (seconds).
+
+    What was live before stays loaded for `warm_s` after a rollout (0: it does not), so that the way back takes no
+    loading; the price is its memory.
+    """
 
     host: str = "127.0.0.1"
     port: int = pydantic.Field(default=8080, ge=0, le=65535)
     hosts: tuple[str, ...] = ()
     interval_s: float = pydantic.Field(default=1.0, gt=0, le=60)
+    warm_s: float = pydantic.Field(default=600.0, ge=0)
 
 
 class Webhook(pydantic.BaseModel, frozen=True, extra="forbid"):

@@ -36,7 +36,7 @@ class Stale(errors.Conflict):
 
 
 class Reconciler:
-    """Brings what runs to what is wanted."""
+    """Brings what runs to what is wanted; what was live before stays loaded for `warm_s` after a rollout."""
 
     def __init__(
         self,
@@ -45,9 +45,12 @@ class Reconciler:
         registry: registries.Registry,
         hands: acting.Hands,
         clock: Callable[[], float],
+        *,
+        warm_s: float = 0.0,
     ) -> None:
         self._rows = rows
         self._registry = registry
+        self._warm_s = warm_s
         self._lead = leading
         self._hands = hands
         self._clock = clock
@@ -159,6 +162,8 @@ class Reconciler:
             observed = self._hands.measured(wish, under_way)
         judgement = decide.judge(plan, state, observed)
         step = decide.decide(plan, state, observed, judgement, self._clock())
+        if step.done and step.outcome == "new" and step.wanted is not None and under_way.old is not None:
+            step = msgspec.structs.replace(step, wanted=self._beside(step.wanted, under_way.old, observed))
         turn = rollouts.Turn(
             state=msgspec.to_builtins(step.state),
             phase=step.phase,
@@ -236,12 +241,33 @@ class Reconciler:
             last = rollouts.of(connection, found.name, limit=1)
             steps = rollouts.steps(connection, last[0].id) if last else ()
         if steps and steps[-1].wanted is not None:
-            self._hands.apply(found.desired, steps[-1].wanted)
+            self._hands.apply(found.desired, self._kept(found.desired, steps[-1].wanted, last[0].ended_at or 0.0))
         self._hands.late(found.desired)
         if found.status.words.startswith(_NOT_NOW):
             with self._changing(found, words=steps[-1].words if steps else ""):
                 pass
         return False
+
+    def _beside(
+        self, wanted: deployment.Wanted, before: deployment.Release, observed: deployment.Observed
+    ) -> deployment.Wanted:
+        """What is live, and what was before it: loaded and not asked, if it is there and may be used."""
+        there = self._warm_s > 0 and before.arm in observed.shares and before.arm not in _names(wanted)
+        if not there or self._unusable(before):
+            return wanted
+        return msgspec.structs.replace(wanted, arms=(*wanted.arms, deployment.Arm(before, share=0.0)))
+
+    def _kept(self, wish: deployment.Desired, wanted: deployment.Wanted, ended_at: float) -> deployment.Wanted:
+        """What a rollout left; what is kept for the way back only as long as it is of use: nothing is loaded for it."""
+        spare = [arm for arm in wanted.arms if not arm.share]
+        if not spare:
+            return wanted
+        kept: set[str] = set()
+        if 0 <= self._clock() - ended_at < self._warm_s:
+            shares = self._hands.seen(wish).shares
+            kept = {arm.release.arm for arm in spare if arm.release.arm in shares and not self._unusable(arm.release)}
+        arms = tuple(arm for arm in wanted.arms if arm.share or arm.release.arm in kept)
+        return msgspec.structs.replace(wanted, arms=arms)
 
     def _bring_back(self, found: stored.Deployment, live: deployment.Release, why: str) -> bool:
         """Begin the way back from a release that may be used no more; False, said in words, if there is none."""
@@ -320,6 +346,10 @@ def counts_since(observed: deployment.Observed, began: int) -> dict[str, dict[st
             for field in _COUNTED:
                 mine[field] += getattr(counts, field)
     return sums
+
+
+def _names(wanted: deployment.Wanted) -> set[str]:
+    return {arm.release.arm for arm in wanted.arms}
 
 
 def _is_for(under_way: rollouts.Rollout, wish: deployment.Desired) -> bool:

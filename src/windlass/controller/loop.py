@@ -223,7 +223,7 @@ def compose(
     return Controller(
         rows,
         leading,
-        deployments.Reconciler(rows, leading, registry, hands, clock),
+        deployments.Reconciler(rows, leading, registry, hands, clock, warm_s=configuration.up.warm_s),
         clock,
         interval_s=configuration.up.interval_s,
         chores={

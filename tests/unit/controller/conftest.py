@@ -59,11 +59,11 @@ class World:
     def leading(self, holder: str = "one") -> lead.Lead:
         return lead.Lead(self.rows, self.clock, holder=holder)
 
-    def controller(self, leading: lead.Lead | None = None, target: Any = None) -> loop.Controller:
+    def controller(self, leading: lead.Lead | None = None, target: Any = None, warm_s: float = 0.0) -> loop.Controller:
         leading = leading or self.leading()
         told = feedback.Feedback(self.rows, self.clock)
         hands = acting.Hands(leading, {"local": target or self.target}, told, self.clock)
-        reconciler = deployments.Reconciler(self.rows, leading, self.registry, hands, self.clock)
+        reconciler = deployments.Reconciler(self.rows, leading, self.registry, hands, self.clock, warm_s=warm_s)
         return loop.Controller(self.rows, leading, reconciler, self.clock)
 
     def release(self, content: str) -> deployment.Release:
