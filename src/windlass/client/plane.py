@@ -260,4 +260,5 @@ def _kinds(kind: type[errors.WindlassError]) -> Iterator[type[errors.WindlassErr
         yield from _kinds(inner)
 
 
-_KINDS = {kind.code: kind for kind in _kinds(errors.WindlassError)}
+# The kind that a code stands for is the one that gave it, none of those made from it.
+_KINDS = {kind.code: kind for kind in _kinds(errors.WindlassError) if "code" in vars(kind)}
