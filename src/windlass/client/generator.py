@@ -120,16 +120,18 @@ class Generator:
         target = self._plan.target
         if target.transport == "grpc":
             kind = lambda: grpc_connection.Grpc(self, target, self._plan.streams)  # noqa: E731
-        elif self._plan.observe:
-            kind = lambda: http_connection.ObservedHttp1(self)  # noqa: E731
         else:
-            kind = lambda: http_connection.Http1(self)  # noqa: E731
+            kind = self._http
         try:
             await self._loop.create_connection(
                 kind, target.host, target.port, ssl=self._tls, server_hostname=target.host if self._tls else None
             )
         except OSError:
             await self._not_connected()
+
+    def _http(self) -> http_connection.Http1:
+        """A connection over HTTP/1.1 that is to be opened."""
+        return http_connection.ObservedHttp1(self) if self._plan.observe else http_connection.Http1(self)
 
     async def _not_connected(self) -> None:
         """Nobody listens at this moment; nothing was sent."""
