@@ -6,11 +6,12 @@ import itertools
 from typing import Any
 
 import hypothesis
+import msgspec
 import pytest
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.rollout import plan
+from windlass.rollout import evidence, plan
 from windlass.types import deployment
 
 
@@ -70,6 +71,24 @@ def test_a_budget_of_harmed_requests_chooses_the_steps() -> None:
     assert many[-1].shares == (50.0,)
     with pytest.raises(errors.UsageError):
         made("canary", harmed_budget=0.5, regression=2)
+
+
+def test_feedback_has_a_say_in_a_canary_that_names_a_margin() -> None:
+    plain = made("canary", harmed_budget=25, regression=3).course
+    told = made("canary", harmed_budget=25, regression=3, score_margin=0.05).course
+    assert plain.guard is not None
+    assert told.guard is not None
+    assert (plain.guard.by, told.guard.by, told.guard.score_margin) == ("events", "scores", 0.05)
+    # One metric more has a part of alpha: what was caught within the budget before takes a little longer.
+    assert (plain.stages[-1].shares, told.stages[-1].shares) == ((25.0,), (10.0,))
+    bad = {"2": (0.0,) * 60, "1": (1.0,) * 60}
+    counts = {"1": deployment.Counts(admitted=540, ok=540), "2": deployment.Counts(admitted=60, ok=60)}
+    segment = deployment.Segment(2, {"1": 90.0, "2": 10.0}, counts)
+    observed = deployment.Observed(0.0, segments=(segment,), scores=bad)
+    assert evidence.judge(plain.guard, "1", "2", observed, 1).verdict != "ABORT"
+    assert evidence.judge(told.guard, "1", "2", observed, 1).verdict == "ABORT"
+    unlabelled = msgspec.structs.replace(observed, scores={})
+    assert evidence.judge(told.guard, "1", "2", unlabelled, 1).verdict == "CONTINUE"
 
 
 @hypothesis.given(batch=st.floats(1, 100), batch_s=st.floats(0, 1000))

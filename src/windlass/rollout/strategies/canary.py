@@ -5,8 +5,10 @@ The way to release with a stated error rate. Must never promote because time has
 
 from __future__ import annotations
 
+import msgspec
+
 from windlass import errors
-from windlass.rollout import ramp
+from windlass.rollout import evidence, ramp
 from windlass.rollout.strategies import base
 
 
@@ -23,12 +25,14 @@ class Canary(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
     min_s: float = 300.0
     harmed_budget: float = 0.0
     regression: float = 3.0
+    score_margin: float = 0.0
 
     def check(self) -> None:
         super().check()
         base.within("min_s", self.min_s, 0, 30 * base.DAY_S)
         base.within("harmed_budget", self.harmed_budget, 0, 1e9)
         base.within("regression", self.regression, 1.05, 64)
+        base.within("score_margin", self.score_margin, 0, 1)
         if self.steps and self.harmed_budget:
             raise errors.UsageError(
                 "the strategy has steps and a harmed_budget.", hint="Give one: the budget chooses the steps."
@@ -38,8 +42,17 @@ class Canary(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
     def shares(self) -> tuple[float, ...]:
         """The shares of the canary, in percent."""
         if self.harmed_budget:
-            return ramp.choose(self.harmed_budget, self.regression, self.alpha)
+            # Scores have a part of alpha beside the metrics that the ramp reckons with.
+            among = evidence.METRICS / (evidence.METRICS + 1) if self.score_margin else 1.0
+            return ramp.choose(self.harmed_budget, self.regression, self.alpha * among)
         return self.steps or (1.0, 5.0, 10.0, 25.0, 50.0)
+
+    def guard(self) -> evidence.Guard:
+        """What judges the real requests, and their scores where feedback has a say."""
+        found = super().guard()
+        if not self.score_margin:
+            return found
+        return msgspec.structs.replace(found, by="scores", score_margin=self.score_margin)
 
     def course(self, candidates: int) -> base.Course:
         base.one_candidate("canary", candidates)
