@@ -39,6 +39,57 @@ def routes() -> Iterator[str]:
             yield f"{route.path} {route.method} {route.permission} {name}"
 
 
+def api_routes() -> Iterator[str]:
+    """Each route of the control plane's API: the permission it asks, its query, and what it takes and answers."""
+    from windlass.api import app
+
+    for route in app.ROUTES:
+        query = "" if route.query is None else "?" + "&".join(route.query.__struct_encode_fields__)
+        kinds = " -> ".join(_type(kind) for kind in (route.body, route.answer))
+        yield f"{route.full_path}{query} {route.method} {route.permission} {kinds}"
+
+
+def bodies() -> Iterator[str]:
+    """Each field of each body that the API takes or answers."""
+    from windlass.api import app, document
+
+    for name, schema in document.make(app.ROUTES)["components"]["schemas"].items():
+        for field in schema.get("properties", {}):
+            yield f"{name}.{field}{' required' if field in schema.get('required', ()) else ''}"
+
+
+def scopes() -> Iterator[str]:
+    """Each scope that a key can have."""
+    from windlass.records import keys
+
+    return iter(keys.SCOPES)
+
+
+def settings() -> Iterator[str]:
+    """Each setting and its default."""
+    import pydantic
+
+    from windlass import settings as settings_
+
+    def walk(model: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
+                yield from walk(field.annotation, f"{prefix}{name}.")
+            else:
+                yield f"{prefix}{name} {field.default!r}"
+
+    return walk(settings_.Settings, "")
+
+
+def plugins() -> Iterator[str]:
+    """Each plugin of each kind."""
+    from windlass import plugins as plugins_
+
+    for kind, names in plugins_.catalog().items():
+        for name in names:
+            yield f"{kind} {name}"
+
+
 def public_names() -> Iterator[str]:
     """Each name of `import windlass`, and its parameters."""
     import windlass
@@ -82,9 +133,18 @@ def columns() -> Iterator[str]:
             yield f"{table.name}.{column.name} {column.type!r}{'' if column.nullable else ' not null'}"
 
 
+def _type(kind: Any) -> str:
+    return "nothing" if kind is None else getattr(kind, "__name__", str(kind).rpartition(".")[2])
+
+
 LISTS: dict[str, Callable[[], Iterator[str]]] = {
     "error_codes": error_codes,
     "routes": routes,
+    "api_routes": api_routes,
+    "bodies": bodies,
+    "scopes": scopes,
+    "settings": settings,
+    "plugins": plugins,
     "public_names": public_names,
     "cli_options": cli_options,
     "columns": columns,

@@ -9,28 +9,14 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from reference_parts import code, fields, paragraphs, structs, table
+
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 TRANSFORMS = ("image", "tokenizer", "tabular", "classify", "pooling")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
-    every = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |\n" for row in every)
-
-
-def code(text: object) -> str:
-    """Text as code; nothing for nothing."""
-    return f"`{text}`" if str(text) else ""
-
-
-def paragraphs(text: str | None) -> str:
-    """A docstring without its indentation."""
-    return inspect.cleandoc(text or "") + "\n"
 
 
 def cli() -> str:
@@ -208,65 +194,6 @@ def errors() -> str:
 # Formats
 
 
-def type_name(kind: Any) -> str:
-    """A type as `msgspec.inspect` describes it, in words."""
-    name = type(kind).__name__
-    if name == "LiteralType":
-        return " \\| ".join(repr(value).replace("'", '"') for value in kind.values).replace("\\|", "or")
-    if name == "UnionType":
-        return " or ".join(type_name(part) for part in kind.types)
-    if name in ("VarTupleType", "ListType"):
-        return f"list of {type_name(kind.item_type)}"
-    if name == "DictType":
-        return f"object: {type_name(kind.key_type)} to {type_name(kind.value_type)}"
-    if name == "StructType":
-        return kind.cls.__name__
-    simple = {
-        "StrType": "text",
-        "IntType": "integer",
-        "FloatType": "number",
-        "BoolType": "true or false",
-        "NoneType": "null",
-    }
-    bounds = [
-        f"{word} {getattr(kind, bound)}"
-        for bound, word in (("ge", "at least"), ("le", "at most"))
-        if getattr(kind, bound, None) is not None
-    ]
-    if getattr(kind, "min_length", None):
-        bounds.append("not empty")
-    return ", ".join([simple.get(name, "any"), *bounds])
-
-
-def fields(kind: Any) -> str:
-    """A struct's fields with types and defaults."""
-    import msgspec
-
-    rows = []
-    for field in msgspec.inspect.type_info(kind).fields:
-        if field.required:
-            default = "required"
-        else:
-            value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            default = "" if hasattr(value, "__struct_fields__") else code(shown(value))
-        rows.append((code(field.encode_name), type_name(field.type), default))
-    return table(("field", "type", "default"), rows)
-
-
-def shown(value: Any) -> str:
-    """A default value as JSON has it."""
-    import msgspec
-
-    return msgspec.json.encode(value).decode()
-
-
-def structs(module: str, names: Sequence[str], level: str = "##") -> str:
-    """A section for each struct of a module."""
-    owner = importlib.import_module(module)
-    found = [getattr(owner, name) for name in names]
-    return "\n".join(f"{level} {kind.__name__}\n\n{paragraphs(kind.__doc__)}\n{fields(kind)}" for kind in found)
-
-
 def package() -> str:
     """The manifest's fields."""
     return (
@@ -297,6 +224,42 @@ def serving_spec() -> str:
         "takes one. [Serve from a spec](../how-to/serve-from-a-spec.md) shows it at work.\n\n"
         + structs("windlass.types.spec", ("Spec", "Endpoint", "Arm", "Key", "ServerLimits"))
     )
+
+
+def deployment() -> str:
+    """The keys of a deployment document."""
+    return (
+        "# Deployment document\n\n"
+        "What `windlass deploy -f deployment.toml` reads, and what the API takes as JSON: one deployment, in TOML.\n"
+        "An unknown key is refused, and the nearest one named.\n\n"
+        + structs("windlass.desired.wishes", ("Wish",))
+        + "\n`[strategy]` has `kind`, and beside it that strategy's own [parameters](strategies.md); in JSON they\n"
+        'are an object `parameters`. A name alone, `strategy = "canary"`, leaves them at their defaults.\n\n'
+        + structs("windlass.types.deployment", ("Serving",))
+    )
+
+
+def strategies() -> str:
+    """The parameters of every strategy."""
+    from windlass import plugins
+    from windlass.rollout.strategies import base
+
+    text = (
+        "# Strategies\n\n"
+        "How a release takes over: `windlass deploy REF --strategy KIND --set PARAMETER=VALUE`, or `[strategy]` in a\n"
+        "[deployment document](deployment.md). Shares are percentages, times seconds.\n\n"
+    )
+    every = "[every strategy](#every-strategy)"
+    for name in plugins.catalog()["strategies"]:
+        kind = plugins.load("strategies", name)
+        judged = issubclass(kind, base.Judged)
+        about = paragraphs(sys.modules[kind.__module__].__doc__).partition("\n")[0]
+        text += f"## {name}\n\n{about}\n\n{paragraphs(kind.__doc__)}\n"
+        text += fields(kind, beyond=base.Judged if judged else base.Strategy)
+        text += f"\nBeside these: {'[comparing requests](#comparing-requests), ' if judged else ''}{every}.\n\n"
+    text += f"## Every strategy\n\n{paragraphs(base.Strategy.__doc__)}\n{fields(base.Strategy)}\n"
+    text += f"## Comparing requests\n\n{paragraphs(base.Judged.__doc__)}\n{fields(base.Judged, beyond=base.Strategy)}\n"
+    return text + structs("windlass.types.spec", ("Pin",)) + "\n" + structs("windlass.rollout.evidence", ("Guard",))
 
 
 def transforms() -> str:
@@ -342,7 +305,8 @@ def settings() -> str:
         + table(("setting", "environment", "default"), walk(settings_.Settings, ""))
         + "\n"
         + "\n".join(
-            f"`{name.lower()}`: {paragraphs(getattr(settings_, name).__doc__)}" for name in ("Registry", "Serve")
+            f"`{name.lower()}`: {paragraphs(getattr(settings_, name).__doc__)}"
+            for name in ("Registry", "Serve", "Up", "Policy", "Client")
         )
         + "\nThe settings as a whole: "
         + paragraphs(settings_.Settings.__doc__).partition(". ")[2]
@@ -374,6 +338,8 @@ PAGES: dict[str, Callable[[], str]] = {
     "errors": errors,
     "package-format": package,
     "serving-spec": serving_spec,
+    "deployment": deployment,
+    "strategies": strategies,
     "transforms": transforms,
     "settings": settings,
     "metrics": metrics,

@@ -14,13 +14,31 @@ IMPORT_MS = 80
 HELP_MS = 200
 STARTING_MS = 40
 FRAMEWORKS = ["torch", "onnx", "onnxscript", "onnx_ir", "transformers", "sklearn", "skl2onnx", "xgboost", "lightgbm"]
-CONTROL_PLANE = ["windlass.registry", "windlass.cli", "windlass.sdk", "windlass.client", "windlass.packaging.capture"]
+CONTROL_PLANE = [
+    "windlass.api",
+    "windlass.cli",
+    "windlass.client",
+    "windlass.controller",
+    "windlass.desired",
+    "windlass.packaging.capture",
+    "windlass.records",
+    "windlass.registry",
+    "windlass.remote",
+    "windlass.rollout",
+    "windlass.sdk",
+    "windlass.statistics",
+    "windlass.targets",
+]
 NOT_IN_A_WORKER = [
     *FRAMEWORKS,
     *CONTROL_PLANE,
     "sqlalchemy",
     "alembic",
     "psycopg",
+    "fastapi",
+    "starlette",
+    "uvicorn",
+    "httpx",
     "pydantic",
     "click",
     "rich",
@@ -68,12 +86,14 @@ def test_help_is_quick() -> None:
     assert unwanted(loaded_by(program), ["numpy", "onnxruntime", "sqlalchemy", "torch"]) == []
 
 
-SERVER_PLUGINS = """
+PLUGINS = """
 from windlass import plugins
-for kind in ("runtimes", "transforms", "protocols"):
+for kind in {kinds}:
     for name in plugins.catalog()[kind]:
         plugins.load(kind, name)
 """
+SERVER_PLUGINS = PLUGINS.format(kinds=("runtimes", "transforms", "protocols"))
+CONTROLLER_PLUGINS = PLUGINS.format(kinds=("strategies", "targets"))
 
 
 def test_a_worker_knows_no_control_plane_and_no_framework() -> None:
@@ -86,6 +106,16 @@ def test_a_supervisor_knows_no_model_either() -> None:
     loaded = loaded_by("import windlass.serving.supervisor")
     never = ["onnxruntime", "windlass.runtimes", "windlass.packaging", "windlass.transforms", "windlass.storage"]
     assert unwanted(loaded, [*NOT_IN_A_WORKER, *never]) == []
+
+
+def test_the_control_plane_loads_no_model_and_no_framework() -> None:
+    loaded = loaded_by(
+        "from windlass.api import app\nfrom windlass.cli import main, up\nfrom windlass.controller import loop\n"
+        f"{CONTROLLER_PLUGINS}"
+    )
+    assert {"windlass.api.app", "windlass.controller.loop", "windlass.rollout.strategies.canary"} <= loaded
+    never = ["onnxruntime", "windlass.runtimes.onnx", "windlass.serving.worker", "windlass.packaging.capture"]
+    assert unwanted(loaded, [*FRAMEWORKS, *never]) == []
 
 
 def test_a_worker_is_begun_before_anything_slow() -> None:
