@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,7 +29,20 @@ NAME = "local"
 _TRIES = 20
 # Keys are read again this often, so that one that was revoked is told to the server soon.
 _KEYS_S = 1.0
+# Deployments that are looked at together share one look at the server; what is as it should be, one for longer.
+_TOGETHER_S = 0.2
+_KNOWN_S = 1.0
 _SERVING = deployment.Serving.__struct_fields__
+
+
+class _Look(NamedTuple):
+    """What a server said at one moment: the spec in force and its outcomes; `puts`: how many changes came before."""
+
+    at: float
+    path: str
+    puts: int
+    current: spec.Spec
+    outcomes: dict[str, Any]
 
 
 class Local:
@@ -56,6 +69,9 @@ class Local:
         self._counted = counted.Counted(self._home / "state" / "counted")
         self._starting = threading.Lock()
         self._asking = threading.Lock()
+        self._looking = threading.Lock()
+        self._last: _Look | None = None
+        self._puts = 0
         self._key_rows: key_rows.Keys | None = None
         # By deployment: what was refused when it was last applied, and what is being loaded.
         self._refused: dict[str, dict[str, str]] = {}
@@ -77,23 +93,18 @@ class Local:
         path = launch.find(self._home, NAME)
         if path is None:
             raise errors.Unavailable("the local server does not run")
-        talk = control.Control(path)
-        try:
-            current = talk.current()
-            document = talk.outcomes()
-        finally:
-            talk.close()
-        endpoint = next((e for e in current.endpoints if e.name == name), None)
+        look = self._look(path, _TOGETHER_S)
+        endpoint = next((e for e in look.current.endpoints if e.name == name), None)
         arms = {arm: deployment.ArmState("LOADING") for arm in self._loading.get(name, ())}
         arms |= {arm: deployment.ArmState("FAILED", why) for arm, why in self._refused.get(name, {}).items()}
         if endpoint is None:
-            return deployment.Observed(at=self._clock(), arms=arms)
+            return deployment.Observed(at=look.at, arms=arms)
         mirror = () if endpoint.shadow is None else (endpoint.shadow.arm,)
         # A spec is in force once all its arms are loaded, verified and warm in every worker.
         arms |= {arm.name: deployment.ArmState("READY") for arm in (*endpoint.arms, *mirror)}
-        found = self._counted.add(name, document)
+        found = self._counted.add(name, look.outcomes)
         return deployment.Observed(
-            at=self._clock(),
+            at=look.at,
             arms=arms,
             shares={a.name: a.share if len(endpoint.arms) > 1 else 100.0 for a in endpoint.arms},
             generation=found.generation,
@@ -115,27 +126,26 @@ class Local:
         """Put the keys of the home in force on the server, if it runs and has others; False: there is no more to do."""
         path = launch.find(self._home, NAME)
         if path is not None:
-            talk = control.Control(path)
-            try:
-                current = talk.current()
-                wanted = self._with(current, current.endpoints)
-                if wanted != current:
-                    self._permitted()
-                    # Whoever was quicker told them too, or they are told the next time.
-                    with contextlib.suppress(errors.Conflict):
-                        talk.apply(msgspec.structs.replace(wanted, generation=current.generation + 1))
-            finally:
-                talk.close()
+            current = self._look(path, _KNOWN_S).current
+            wanted = self._with(current, current.endpoints)
+            if wanted != current:
+                self._permitted()
+                # Whoever was quicker told them too, or they are told the next time.
+                with contextlib.suppress(errors.Conflict), contextlib.closing(control.Control(path)) as talk:
+                    self._tell(talk, wanted, current)
         return False
 
     def _change(self, name: str, endpoint: spec.Endpoint | None) -> None:
         """Put this endpoint in the place of the one of its name, and the keys of the home in force."""
-        talk = control.Control(self._server())
-        try:
+        path = self._server()
+        current = self._look(path, _KNOWN_S).current
+        if self._changed(current, name, endpoint) == current:
+            self._refused.pop(name, None)
+            return
+        with contextlib.closing(control.Control(path)) as talk:
             for _ in range(_TRIES):
                 current = talk.current()
-                others = [e for e in current.endpoints if e.name != name]
-                wanted = self._with(current, (*others, endpoint) if endpoint is not None else others)
+                wanted = self._changed(current, name, endpoint)
                 if wanted == current:
                     self._refused.pop(name, None)
                     return
@@ -145,16 +155,39 @@ class Local:
                 except errors.Conflict:
                     continue
                 return
-        finally:
-            talk.close()
         raise errors.Unavailable("many change what the local server runs at once")
+
+    def _changed(self, current: spec.Spec, name: str, endpoint: spec.Endpoint | None) -> spec.Spec:
+        others = [e for e in current.endpoints if e.name != name]
+        return self._with(current, (*others, endpoint) if endpoint is not None else others)
+
+    def _look(self, path: str, oldest_s: float) -> _Look:
+        """What the server says, asked again unless it was within `oldest_s` and nothing was changed since."""
+        with self._looking:
+            last = self._last
+            fresh = last is not None and (last.path, last.puts) == (path, self._puts)
+            if last is not None and fresh and 0 <= self._clock() - last.at < oldest_s:
+                return last
+            # Before it is asked: a change that comes in between makes this look an old one.
+            at, puts = self._clock(), self._puts
+            with contextlib.closing(control.Control(path)) as talk:
+                self._last = _Look(at, path, puts, talk.current(), talk.outcomes())
+            return self._last
+
+    def _tell(self, talk: control.Control, wanted: spec.Spec, current: spec.Spec) -> None:
+        """Put a spec in force, after the one that it was made from."""
+        try:
+            talk.apply(msgspec.structs.replace(wanted, generation=current.generation + 1))
+        finally:
+            with self._looking:
+                self._puts += 1
 
     def _put(self, talk: control.Control, wanted: spec.Spec, current: spec.Spec, name: str) -> None:
         there = _arms(current, name)
         new = tuple(arm for arm in _arms(wanted, name) if arm not in there)
         self._loading[name] = new
         try:
-            talk.apply(msgspec.structs.replace(wanted, generation=current.generation + 1))
+            self._tell(talk, wanted, current)
         except (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported) as e:
             self._refused[name] = dict.fromkeys(new, e.message)
             raise
