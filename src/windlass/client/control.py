@@ -71,5 +71,6 @@ _KINDS: dict[str, type[errors.WindlassError]] = {
         errors.NotFound,
         errors.Unavailable,
         errors.Unsupported,
+        errors.UsageError,
     )
 }

@@ -15,8 +15,15 @@ from windlass.records import rollouts
 from windlass.targets import base
 from windlass.types import deployment
 
-# A release that cannot be run, however often it is tried.
-_REFUSALS = (errors.GateRefused, errors.CorruptPackage, errors.NotAllowed, errors.NotFound, errors.Unsupported)
+# A release that cannot be run, or not so, however often it is tried.
+_REFUSALS = (
+    errors.GateRefused,
+    errors.CorruptPackage,
+    errors.NotAllowed,
+    errors.NotFound,
+    errors.Unsupported,
+    errors.UsageError,
+)
 
 
 class Hands:
@@ -35,7 +42,7 @@ class Hands:
         self._clock = clock
         # By deployment: what was applied last, and why the target would not.
         self._applied: dict[str, deployment.Wanted | None] = {}
-        self._refused: dict[str, str] = {}
+        self._refused: dict[str, errors.WindlassError] = {}
 
     def seen(self, wish: deployment.Desired) -> deployment.Observed:
         """What runs; where the target does not answer, that nothing is known."""
@@ -49,11 +56,15 @@ class Hands:
         target = self._target(wish)
         observed = target.observe(wish.name)
         if wish.name in self._refused:
-            failed = deployment.ArmState("FAILED", self._refused[wish.name])
+            refusal = self._refused[wish.name]
+            failed = deployment.ArmState("FAILED", refusal.message)
+            # What is asked of a release may be wrong for it though it is ready, such as to share requests.
             arms = {
                 release.arm: failed
                 for release in (under_way.new, *under_way.against)
-                if release.arm not in observed.arms or observed.arms[release.arm].state != "READY"
+                if isinstance(refusal, errors.UsageError)
+                or release.arm not in observed.arms
+                or observed.arms[release.arm].state != "READY"
             }
             observed = msgspec.structs.replace(observed, arms=observed.arms | arms)
         return self._told.scores(target, wish.name, observed, under_way.started_at)
@@ -76,7 +87,7 @@ class Hands:
         except _REFUSALS as e:
             if name in self._refused:
                 raise
-            self._refused[name] = e.message
+            self._refused[name] = e
             return True
         self._refused.pop(name, None)
         return wanted != before

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from windlass import errors
 from windlass.records import deployments as stored
+from windlass.targets import memory
 from windlass.types import deployment, refs
 
 Live = Callable[[], deployment.Release]
@@ -69,6 +71,27 @@ def test_a_release_that_cannot_be_loaded_leaves_what_served(world: Any, live: Li
     assert "its golden outputs differ" in rollout.words
     assert world.status().live == first
     assert world.target.observe("m").shares == {"1": 100.0}
+
+
+def test_two_that_cannot_share_requests_are_not_tried_for_ever(world: Any, live: Live) -> None:
+    first = live()
+
+    class Apart(memory.Memory):
+        """Takes the new release beside the old one, but not both for the same requests."""
+
+        def apply(self, wanted: deployment.Wanted) -> None:
+            if sum(arm.share > 0 for arm in wanted.arms) > 1:
+                raise errors.UsageError("the arms do not accept the same requests")
+            super().apply(wanted)
+
+    target = Apart(world.clock)
+    world.wish(world.release("two"), CANARY)
+    world.go(world.controller(target=target), 20)
+    rollout, _ = world.history()
+    assert rollout.outcome == "old"
+    assert "do not accept the same requests" in rollout.words
+    assert world.status().live == first
+    assert target.observe("m").shares == {"1": 100.0}
 
 
 def test_a_newer_wish_supersedes_the_rollout_under_way(world: Any, live: Live) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from windlass.serving.routing import loader
 from windlass.serving.scheduling import batcher, instance, polling, stack
 from windlass.types import contract, directory, inference, signature, spec
 
+_OPTIONAL = " (optional)"
 _UNROUTED = {"sticky": "", "salt": "", "pins": (), "override": False, "shadow": None, "slow_ms": 0.0, "epoch": 0}
 
 
@@ -156,25 +157,31 @@ def view_of(endpoint: spec.Endpoint, loaded: loader.Loaded, infer: inference.Inf
 
 
 def check_alike(endpoint: spec.Endpoint, loaded: list[loader.Loaded]) -> None:
-    """`UsageError` saying what differs unless all versions of an endpoint accept the same requests.
+    """`UsageError` saying what differs unless all versions that get an endpoint's requests accept the same ones.
 
-    The same input names, datatypes and ranks, the same fields for people, and outputs of the same names. `loaded` are
-    the endpoint's arms in order, and its shadow's last.
+    The same input names, datatypes and ranks, the same fields for people, and outputs of the same names; a field may be
+    optional in one, and one that is may be absent in another. `loaded` are the endpoint's arms in order, and its
+    shadow's last. An arm without a share answers only who names it, and may differ.
     """
-    names = [arm.name for arm in endpoint.arms]
+    asked = [(arm.name, one) for arm, one in zip(endpoint.arms, loaded, strict=False) if arm.share > 0]
     if endpoint.shadow is not None:
-        names.append(endpoint.shadow.arm.name)
-    first = _accepts(loaded[0])
-    for name, other in zip(names[1:], loaded[1:], strict=True):
-        theirs = _accepts(other)
-        for what in sorted(first.keys() | theirs.keys()):
-            one, two = first.get(what, "absent"), theirs.get(what, "absent")
-            if one != two:
-                raise errors.UsageError(
-                    f"the arms of endpoint '{endpoint.name}' do not accept the same requests: "
-                    f"{what} is {one} in '{names[0]}', {two} in '{name}'",
-                    hint="Serve a version with another interface under another name.",
-                )
+        asked.append((endpoint.shadow.arm.name, loaded[-1]))
+    for name, other in asked[1:]:
+        for what, one, two in _differences(_accepts(asked[0][1]), _accepts(other)):
+            raise errors.UsageError(
+                f"the arms of endpoint '{endpoint.name}' do not accept the same requests: "
+                f"{what} is {one} in '{asked[0][0]}', {two} in '{name}'",
+                hint="Replace one by the other at once, or serve them under two names.",
+            )
+
+
+def _differences(ours: dict[str, str], theirs: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """What one of two demands, and the other does not take in the same way."""
+    for what in sorted(ours.keys() | theirs.keys()):
+        one, two = ours.get(what, "absent"), theirs.get(what, "absent")
+        spared = "absent" in (one, two) and (one.endswith(_OPTIONAL) or two.endswith(_OPTIONAL))
+        if not spared and one.removesuffix(_OPTIONAL) != two.removesuffix(_OPTIONAL):
+            yield what, one, two
 
 
 def _accepts(loaded: loader.Loaded) -> dict[str, str]:
@@ -182,7 +189,7 @@ def _accepts(loaded: loader.Loaded) -> dict[str, str]:
     contracted: signature.Signature = manifest.signature
     found = {f"input '{t.name}'": f"{t.datatype} of rank {len(t.shape)}" for t in contracted.inputs}
     found |= {f"output '{t.name}'": "present" for t in contracted.outputs}
-    found |= {f"field '{f.name}'": f"{f.kind}{'' if f.required else ' (optional)'}" for f in manifest.fields}
+    found |= {f"field '{f.name}'": f"{f.kind}{'' if f.required else _OPTIONAL}" for f in manifest.fields}
     return found
 
 

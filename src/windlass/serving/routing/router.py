@@ -282,6 +282,8 @@ def routing(
                 return None
         return refusal
 
-    plain = msgspec.structs.replace(named[0], arm="", generation=0, mirror=None, went_wrong=None)
+    # What describes the endpoint is a version that answers for it.
+    answers = next(index for index, arm in enumerate(endpoint.arms) if arm.share > 0 or len(named) == 1)
+    plain = msgspec.structs.replace(named[answers], arm="", generation=0, mirror=None, went_wrong=None)
     view = msgspec.structs.replace(plain, refuses=refuses, route=router.route)
     return Routing(endpoint, generation, loaded, mirrored, view, by_version, lease)

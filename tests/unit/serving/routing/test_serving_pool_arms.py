@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +13,8 @@ import msgspec
 import pytest
 
 from windlass import errors
-from windlass.serving.routing import pool
-from windlass.types import spec
+from windlass.serving.routing import arms, pool
+from windlass.types import manifest, signature, spec
 
 
 def _spec(generation: int, *arms: spec.Arm, **routing: Any) -> spec.Spec:
@@ -99,6 +101,39 @@ def test_arms_that_take_other_requests_are_refused(
         assert packages.open == ["m@1"]
 
     drive(drill)
+
+
+def test_one_may_replace_another_that_takes_other_requests_at_once(packages: Any, drive: Callable[..., None]) -> None:
+    async def drill(models: pool.Pool) -> None:
+        other = packages.arm("2", 0, datatype="FP64")
+        await models.apply(_spec(1, packages.arm("1"), other))
+        assert models.find("m").version == "1"
+        await models.apply(_spec(2, packages.arm("1", 0), msgspec.structs.replace(other, share=100.0)))
+        found = models.find("m")
+        assert (found.version, found.signature.inputs[0].datatype) == ("2", "FP64")
+        assert packages.loads == 2
+
+    drive(drill)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "why"),
+    [
+        ({"x": True}, {"x": False}, ""),
+        ({"x": True}, {"x": True, "y": False}, ""),
+        ({"x": True}, {"x": True, "y": True}, "field 'y' is absent in '1', number in '2'"),
+        ({"x": True}, {}, "field 'x' is number in '1', absent in '2'"),
+    ],
+)
+def test_a_field_that_may_be_left_out_keeps_nobody_apart(one: dict[str, bool], two: dict[str, bool], why: str) -> None:
+    def loaded(known: dict[str, bool]) -> Any:
+        taken = tuple(manifest.Field(name, "number", required) for name, required in known.items())
+        said = types.SimpleNamespace(signature=signature.Signature((), ()), fields=taken)
+        return types.SimpleNamespace(session=types.SimpleNamespace(package=types.SimpleNamespace(manifest=said)))
+
+    endpoint = spec.Endpoint("m", (spec.Arm("sha256:1", "1", share=50), spec.Arm("sha256:2", "2", share=50)))
+    with pytest.raises(errors.UsageError, match=why) if why else contextlib.nullcontext():
+        arms.check_alike(endpoint, [loaded(one), loaded(two)])
 
 
 @pytest.mark.promise("P-39")
