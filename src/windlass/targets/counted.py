@@ -65,6 +65,12 @@ class Counted:
                 _write(path, kept)
         return _over(kept.before, kept.now)
 
+    def kept(self, name: str) -> Total:
+        """Everything of a deployment that the server has told so far."""
+        with self._lock:
+            kept = _read(self._folder / f"{name}.json")
+        return _over(kept.before, kept.now)
+
     def forget(self, name: str) -> None:
         """Drop what was kept of a deployment that is no more."""
         with self._lock:

@@ -36,13 +36,16 @@ _SERVING = deployment.Serving.__struct_fields__
 
 
 class _Look(NamedTuple):
-    """What a server said at one moment: the spec in force and its outcomes; `puts`: how many changes came before."""
+    """What a server said at one moment: the spec in force and its outcomes; `puts`: how many changes came before.
+
+    `outcomes` None: it is known what runs, and not what came of it.
+    """
 
     at: float
     path: str
     puts: int
     current: spec.Spec
-    outcomes: dict[str, Any]
+    outcomes: dict[str, Any] | None
 
 
 class Local:
@@ -102,7 +105,7 @@ class Local:
         mirror = () if endpoint.shadow is None else (endpoint.shadow.arm,)
         # A spec is in force once all its arms are loaded, verified and warm in every worker.
         arms |= {arm.name: deployment.ArmState("READY") for arm in (*endpoint.arms, *mirror)}
-        found = self._counted.add(name, look.outcomes)
+        found = self._counted.kept(name) if look.outcomes is None else self._counted.add(name, look.outcomes)
         return deployment.Observed(
             at=look.at,
             arms=arms,
@@ -111,6 +114,7 @@ class Local:
             segments=found.segments,
             bounds=found.bounds,
             mirrored=found.mirrored,
+            measured=look.outcomes is not None,
         )
 
     def exposures(self, name: str, since: float) -> Iterator[base.Exposed]:
@@ -171,7 +175,10 @@ class Local:
             # Before it is asked: a change that comes in between makes this look an old one.
             at, puts = self._clock(), self._puts
             with contextlib.closing(control.Control(path)) as talk:
-                self._last = _Look(at, path, puts, talk.current(), talk.outcomes())
+                current, told = talk.current(), None
+                with contextlib.suppress(errors.WindlassError):
+                    told = talk.outcomes()
+                self._last = _Look(at, path, puts, current, told)
             return self._last
 
     def _tell(self, talk: control.Control, wanted: spec.Spec, current: spec.Spec) -> None:
