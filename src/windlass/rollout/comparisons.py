@@ -19,6 +19,13 @@ from windlass.types import deployment
 Verdict = Literal["CONTINUE", "ABORT", "PROMOTE"]
 # Of requests drawn as announced, the rollouts in which a mismatch is claimed all the same.
 _MISMATCH = 0.001
+# What the bad events of a metric are called for short.
+EVENTS = {
+    "errors": "errors",
+    "refused": "refusals",
+    "slow": "slow answers",
+    "callers": "callers with a bad event",
+}
 _FIELDS = ("admitted", "ok", "rejected", "expired", "cancelled", "failed", "slow", "first_bad")
 
 
@@ -27,7 +34,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `candidate` and `baseline` are events, answers or means of the arms. `lower` and `upper` bound what `unit` names, at
     any number of looks; `difference` is the upper end of the absolute difference of the rates, where one is known.
-    What does not decide only informs.
+    What does not decide only informs. `apart`: its words say what the bounds do not.
     """
 
     metric: str
@@ -42,6 +49,7 @@ class Finding(msgspec.Struct, frozen=True, omit_defaults=True):
     difference: float = 1.0
     unit: str = "relative risk"
     decides: bool = True
+    apart: bool = False
 
 
 class Terms(NamedTuple):
@@ -159,12 +167,15 @@ def ratio(drawn: Drawn) -> tuple[Finding, Drawn]:
 
 
 def errors(drawn: Drawn, terms: Terms) -> Finding:
-    """Requests that failed or ran out of time. Those still open count against no harm, on both arms: a candidate that
-    hangs is not promoted."""
+    """Requests that failed or ran out of time.
+
+    The candidate's requests that are still open count against no harm, as if all failed: one that hangs is not
+    promoted. The baseline's do not count: open requests are alike on both, and would make errors look so too.
+    """
     candidate, baseline = (arm.failed + arm.expired for arm in (drawn.candidate, drawn.baseline))
     bad = eprocess.Split(drawn.share, candidate, baseline)
-    whole = eprocess.Split(drawn.share, candidate + drawn.candidate.open, baseline + drawn.baseline.open)
-    return _compared("errors", "errors", drawn, terms, bad, whole)
+    proof = eprocess.Split(drawn.share, candidate + drawn.candidate.open, baseline)
+    return _compared("errors", "errors", drawn, terms, bad, (proof, drawn.requests))
 
 
 def refused(drawn: Drawn, terms: Terms) -> Finding:
@@ -176,55 +187,74 @@ def refused(drawn: Drawn, terms: Terms) -> Finding:
     candidate, baseline = drawn.candidate.rejected, drawn.baseline.rejected
     light = drawn.share <= 0.5
     bad = eprocess.Split(drawn.share[light], candidate[light], baseline[light])
-    whole = eprocess.Split(drawn.share, candidate, np.zeros_like(baseline))
-    return _compared("refused", "refusals", drawn, terms, bad, whole)
+    proof = eprocess.Split(drawn.share, candidate, np.zeros_like(baseline))
+    return _compared("refused", "refusals", drawn, terms, bad, (proof, drawn.requests))
 
 
-def slow(drawn: Drawn, terms: Terms, slow_ms: float) -> Finding:
-    """Answers above the threshold, and requests that their callers gave up: who waits too long leaves."""
-    candidate, baseline = (arm.slow + arm.cancelled for arm in (drawn.candidate, drawn.baseline))
-    bad = eprocess.Split(drawn.share, candidate, baseline)
+def slow(drawn: Drawn, since: Drawn, terms: Terms, slow_ms: float | None) -> Finding:
+    """Answers above the threshold, and requests that their callers gave up: who waits too long leaves.
+
+    `since` is what was drawn with the threshold in force: it alone speaks for no harm. None: latency is not judged.
+    """
+    bad, late = (
+        eprocess.Split(one.share, *(arm.slow + arm.cancelled for arm in (one.candidate, one.baseline)))
+        for one in (drawn, since)
+    )
     what = f"answers slower than {slow_ms:g} ms or given up" if slow_ms else "requests given up by their callers"
-    found = _compared("slow", what, drawn, terms, bad, bad)
-    if slow_ms or found.verdict == "ABORT":
-        return found
-    unknown = "latency was not judged: too few answers came before the start to tell what is slow"
-    return msgspec.structs.replace(found, words=f"{found.words}; {unknown}")
+    return _timed(_compared("slow", what, drawn, terms, bad, (late, since.requests)), drawn, slow_ms)
 
 
-def callers(drawn: Drawn, terms: Terms) -> Finding:
+def callers(drawn: Drawn, since: Drawn, terms: Terms, slow_ms: float | None) -> Finding:
     """Where keys stick: the first bad event of each key, since all further ones fall on the same arm.
 
     Once most keys have had one, both arms look alike, whatever they do: the plain rates must be near each other too.
+    `since` and `slow_ms` are as in `slow`.
     """
     if not drawn.counted:
         words = "keys stick to their arm, and their first bad events are not counted: nothing is concluded"
-        return Finding("callers", "CONTINUE", words)
-    bad = eprocess.Split(drawn.share, drawn.candidate.first_bad, drawn.baseline.first_bad)
-    found = _compared("callers", "callers with a bad event", drawn, terms, bad, None)
+        return Finding("callers", "CONTINUE", words, apart=True)
+    bad, late = (eprocess.Split(one.share, one.candidate.first_bad, one.baseline.first_bad) for one in (drawn, since))
+    found = _timed(_compared("callers", EVENTS["callers"], drawn, terms, bad, (late, None)), drawn, slow_ms)
     mine, theirs = (
-        float((arm.bad + arm.open).sum() / max(arm.admitted.sum(), 1.0)) for arm in (drawn.candidate, drawn.baseline)
+        float((arm.bad + arm.open).sum() / max(arm.admitted.sum(), 1.0)) for arm in (since.candidate, since.baseline)
     )
     if found.verdict != "PROMOTE" or mine < max(theirs * (1.0 + terms.delta), theirs + terms.margin):
         return found
     plain = f"of all requests {phrases.percent(mine)} were bad there, {phrases.percent(theirs)} elsewhere: too many"
-    return msgspec.structs.replace(found, verdict="CONTINUE", words=f"{found.words}, but {plain}")
+    return msgspec.structs.replace(found, verdict="CONTINUE", words=f"{found.words}, but {plain}", apart=True)
+
+
+def _timed(found: Finding, drawn: Drawn, slow_ms: float | None) -> Finding:
+    """No proof while it is not known what is slow: that nothing was counted as slow says nothing."""
+    if slow_ms is None or slow_ms > 0.0 or found.verdict == "ABORT":
+        return found
+    words = (
+        f"what is slow cannot be told from version {drawn.versions[0]}'s answers yet (100 are needed at least), so "
+        "latency is not judged"
+    )
+    return msgspec.structs.replace(found, verdict="CONTINUE", words=words, apart=True)
 
 
 def _compared(
-    metric: str, what: str, drawn: Drawn, terms: Terms, bad: eprocess.Split, whole: eprocess.Split | None
+    metric: str,
+    what: str,
+    drawn: Drawn,
+    terms: Terms,
+    bad: eprocess.Split,
+    proof: tuple[eprocess.Split, eprocess.Numbers | None],
 ) -> Finding:
-    """`bad` speaks for harm; `whole` for no harm, by the relative risk or by the difference, at half of alpha each.
+    """`bad` speaks for harm; `proof` for no harm, by the relative risk or by the difference, at half of alpha each.
 
-    Without `whole`, requests were not drawn one by one: only the relative risk of `bad` can speak for no harm.
+    Where `proof` has no requests beside its events, these were not drawn one by one: then only the relative risk can
+    speak for no harm.
     """
+    counted, requests = proof
     log_e, needed = float(eprocess.log_harm(bad, terms.r0)), -float(np.log(terms.harm))
     mine, all_ = float(bad.candidate.sum()), float((bad.candidate + bad.baseline).sum())
     lower = confidence.risk_lower(bad, terms.harm)
-    counted = bad if whole is None else whole
-    half = terms.harmless if whole is None else terms.harmless / 2.0
+    half = terms.harmless if requests is None else terms.harmless / 2.0
     upper = confidence.risk_upper(counted, half)
-    difference = 1.0 if whole is None else confidence.difference_upper(whole, drawn.requests, half)
+    difference = 1.0 if requests is None else confidence.difference_upper(counted, requests, half)
     harmless = float(eprocess.log_harmless(counted, 1.0 + terms.delta)) >= -np.log(half)
     if log_e >= needed:
         verdict: Verdict = "ABORT"
@@ -235,7 +265,9 @@ def _compared(
     tail = {
         "ABORT": f"were it no worse, that would come {phrases.rarely(log_e)}, at any number of looks: abort",
         "PROMOTE": phrases.harmless(upper, difference, relative=harmless),
-        "CONTINUE": phrases.undecided((lower, upper) if all_ else None, difference if whole else None, terms.margin),
+        "CONTINUE": phrases.undecided(
+            (lower, upper) if all_ else None, None if requests is None else difference, terms.margin
+        ),
     }[verdict]
     return Finding(metric, verdict, f"{fell}; {tail}", mine, all_ - mine, log_e, needed, lower, upper, difference)
 
@@ -274,37 +306,17 @@ def latency(drawn: Drawn, alpha: float) -> tuple[Finding, ...]:
     return (Finding("latency", "CONTINUE", words, part[0], part[1], lower=low, upper=high, unit=unit, decides=False),)
 
 
-def agreement(candidate: str, mirrored: deployment.Mirrored, alpha: float, limit: float, *, labelled: bool) -> Finding:
-    """Of the mirrored requests, those that failed or (without labels) were answered otherwise, against `limit`."""
-    count = mirrored.failed + (0 if labelled else mirrored.disagreed)
-    total = mirrored.compared + mirrored.failed
+def agreement(candidate: str, mirrored: deployment.Mirrored, alpha: float, limit: float) -> Finding:
+    """Of the mirrored requests, those that were answered otherwise or failed, against `limit`."""
+    count, total = mirrored.failed + mirrored.disagreed, mirrored.compared + mirrored.failed
     if not total:
         return Finding("agreement", "CONTINUE", "no request has been compared yet", unit="rate")
     lower, upper = confidence.rate(count, total, alpha)
     verdict: Verdict = "ABORT" if lower > limit else "PROMOTE" if upper < limit else "CONTINUE"
-    how = "failed" if labelled else "were answered otherwise or failed"
     words = (
-        f"{count:,} of {total:,} mirrored requests {how} on version {candidate}: between {phrases.percent(lower)} and "
-        f"{phrases.percent(upper)}, where {phrases.percent(limit)} may"
+        f"{count:,} of {total:,} mirrored requests were answered otherwise or failed on version {candidate}: between "
+        f"{phrases.percent(lower)} and {phrases.up(100.0 * upper, 3)} %, where {phrases.percent(limit)} may"
     )
     if mirrored.rows:
         words += f"; {mirrored.same:,} of {mirrored.rows:,} rows have the same highest score"
     return Finding("agreement", verdict, words, count, total - count, 0.0, 0.0, lower, upper, 1.0, "rate")
-
-
-def pairs(candidate: str, both: Sequence[tuple[float, float]], alpha: float, margin: float) -> Finding:
-    """Labelled answers of both to the same requests, as (baseline, candidate): only pairs that differ say who is worse,
-    and the mean of the differences by how much."""
-    values = np.asarray(both, dtype=np.float64)
-    change = values[:, 1] - values[:, 0]
-    worse, better = float((change < 0).sum()), float((change > 0).sum())
-    log_e, needed = eprocess.log_worse(worse, better), -float(np.log(alpha))
-    lower, upper = (2.0 * end - 1.0 for end in confidence.mean((1.0 + change) / 2.0, alpha))
-    verdict: Verdict = "ABORT" if log_e >= needed else "PROMOTE" if lower > -margin else "CONTINUE"
-    words = (
-        f"of {len(values):,} labelled requests version {candidate} did worse on {worse:,.0f} and better on "
-        f"{better:,.0f}; its mean score differs by {lower:+.3f} to {upper:+.3f}"
-    )
-    if verdict == "ABORT":
-        words += f"; were it no worse, that would come {phrases.rarely(log_e)}: abort"
-    return Finding("pairs", verdict, words, worse, better, log_e, needed, lower, upper, 1.0, "difference of means")

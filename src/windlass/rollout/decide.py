@@ -33,10 +33,11 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """All that a rollout remembers; stored as JSON between two looks (`msgspec.to_builtins`, `msgspec.convert`).
 
     It is equal to the one before as long as nothing happens, so that it need not be stored again. Fixed at the start:
-    `began` is the generation of the weights until then, `mirrored` what any mirror had compared, `slow_ms` the
-    threshold of slow answers. `since` is when the present step came in force (`in_force`) or is waited for,
-    `running_at` when a candidate was first asked. `asked` is how many requests the least asked candidate had been asked
-    when the step came in force. `verdict` and `words` say why it ends, `failed` that a release could not be run.
+    `began` is the generation of the weights until then, `mirrored` what any mirror had compared. `slow_ms` is the
+    threshold of slow answers, fixed at the start or once it can be told, and `slow_from` the generation until then: the
+    counts of those above it were made with it. `since` is when the present step came in force (`in_force`) or is waited
+    for, `running_at` when a candidate was first asked. `asked` is how many requests the least asked candidate had been
+    asked when the step came in force. `verdict` and `words` say why it ends, `failed` that a release could not be run.
     """
 
     phase: Literal["PREPARING", "RUNNING", "PROMOTING", "RETURNING", "DONE"] = "PREPARING"
@@ -44,6 +45,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     began: int = 0
     mirrored: deployment.Mirrored = deployment.Mirrored()
     slow_ms: float = 0.0
+    slow_from: int = 0
     in_force: bool = False
     since: float = 0.0
     running_at: float | None = None
@@ -74,10 +76,16 @@ class Step(msgspec.Struct, frozen=True):
 
 def start(plan: plans.Plan, observed: deployment.Observed, now: float) -> State:
     """The state of a rollout that begins now. `observed` is what runs before it: from it come what is fixed."""
-    guard = plan.course.guard
-    slow = evidence.slow_ms(guard, plan.old.arm, observed) if guard and plan.old else 0.0
     mirrored = observed.mirrored or deployment.Mirrored()
-    return State(began=observed.generation, mirrored=mirrored, slow_ms=slow, since=now)
+    return _threshold(plan, State(began=observed.generation, mirrored=mirrored, since=now), observed)
+
+
+def _threshold(plan: plans.Plan, state: State, observed: deployment.Observed) -> State:
+    """The state with the threshold of slow answers, as soon as the old release's answers tell it; never another."""
+    if state.slow_ms or plan.course.guard is None or plan.old is None:
+        return state
+    slow = evidence.slow_ms(plan.course.guard, plan.old.arm, observed)
+    return replace(state, slow_ms=slow, slow_from=observed.generation) if slow else state
 
 
 def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evidence.Judgement:
@@ -92,7 +100,9 @@ def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evid
     guard = replace(guard, slow_ms=state.slow_ms)
     observed = replace(observed, mirrored=wanting.since(state.mirrored, observed.mirrored))
     old = plan.old.arm
-    each = [evidence.judge(guard, old, release.arm, observed, state.began) for release in plan.candidates]
+    each = [
+        evidence.judge(guard, old, release.arm, observed, state.began, state.slow_from) for release in plan.candidates
+    ]
     if len(each) == 1:
         return each[0]
     harm = [one for one in each if one.verdict == "ABORT"]
@@ -169,7 +179,7 @@ def _pause(plan: plans.Plan, state: State, now: float) -> State:
 
 def _looked(plan: plans.Plan, state: State, observed: deployment.Observed, now: float) -> State:
     """Whether the present step is in force, since when, and how much its candidates had been asked by then."""
-    stage = _stage(plan, state)
+    state, stage = _threshold(plan, state, observed), _stage(plan, state)
     force = wanting.in_force(plan, stage, observed)
     asked = _asked(plan, state, observed)
     if force != state.in_force:

@@ -22,8 +22,6 @@ GRID = 60
 # Fine near 1, where thousands of requests show a share that is off by a percent.
 _OFF = np.geomspace(1e-3, np.log(WIDEST), GRID // 2)
 _ODDS = np.concatenate([-_OFF[::-1], _OFF])
-# Between a fair coin and a certain one, for pairs.
-_COINS = (1.0 + (np.arange(GRID) + 0.5) / GRID) / 2.0
 
 
 class Split(NamedTuple):
@@ -92,11 +90,3 @@ def log_mismatch(drawn: Split) -> float:
     The mixture is over odds between 1/64 and 64 times those announced, most of it close to them.
     """
     return float(log_mean(log_ratio(drawn, np.exp(_ODDS), 1.0)))
-
-
-def log_worse(worse: float, better: float) -> float:
-    """Log of the evidence against "of the pairs that differ, at most half are worse", uniform over (1/2, 1).
-
-    E = integral of (2q)^worse (2(1 - q))^better dF(q): pairs on which both did the same say nothing.
-    """
-    return float(log_mean(worse * np.log(2.0 * _COINS) + better * np.log(2.0 * (1.0 - _COINS))))

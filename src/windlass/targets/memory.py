@@ -38,7 +38,6 @@ class _Run(msgspec.Struct, frozen=True):
     segments: tuple[deployment.Segment, ...] = ()
     mirrored: deployment.Mirrored = deployment.Mirrored()
     scores: dict[str, tuple[float, ...]] = {}
-    pairs: tuple[tuple[float, float], ...] = ()
 
 
 class Memory:
@@ -91,7 +90,6 @@ class Memory:
             mirrored=None if self.blind else run.mirrored,
             measured=not self.blind,
             scores=run.scores,
-            pairs=run.pairs,
         )
 
     def exposures(self, name: str, since: float) -> Iterator[base.Exposed]:
@@ -170,8 +168,8 @@ def _check(wanted: deployment.Wanted) -> None:
 
 
 def _put(run: _Run, wanted: deployment.Wanted) -> _Run:
-    """What runs now; with other shares than before, under a new generation."""
-    if run.wanted is not None and _shares(run.wanted) == _shares(wanted):
+    """What runs now; with other shares than before, or another threshold of slow answers, under a new generation."""
+    if run.wanted is not None and (_shares(run.wanted), run.wanted.slow_ms) == (_shares(wanted), wanted.slow_ms):
         return msgspec.structs.replace(run, wanted=wanted, pending=())
     generation = run.generation + 1
     segment = deployment.Segment(generation, _shares(wanted), {})

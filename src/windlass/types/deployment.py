@@ -194,5 +194,3 @@ class Observed(msgspec.Struct, frozen=True):
     measured: bool = True
     # Scores in [0, 1] by arm, in the order in which they came; 1 is best. From feedback, joined by the controller.
     scores: dict[str, tuple[float, ...]] = {}
-    # Of one request: both releases' scores, where a mirror answered what the baseline did and the label came.
-    pairs: tuple[tuple[float, float], ...] = ()

@@ -70,18 +70,6 @@ def test_a_mismatch_expects_one_where_requests_fell_as_drawn(shares: list[float]
     assert expected(shares, 1.0, eprocess.log_mismatch) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("worse", [0.5, 0.4, 0.1])
-@pytest.mark.parametrize("pairs", [1, 5, 12])
-def test_pairs_expect_at_most_one_where_neither_is_worse(pairs: int, worse: float) -> None:
-    total = sum(
-        math.comb(pairs, k) * worse**k * (1 - worse) ** (pairs - k) * math.exp(eprocess.log_worse(k, pairs - k))
-        for k in range(pairs + 1)
-    )
-    assert total <= 1.0 + 1e-9
-    if worse == 0.5:
-        assert total == pytest.approx(1.0)
-
-
 @given(STRATA, st.floats(0.05, 20.0))
 def test_strata_of_one_share_are_one(strata: list[Stratum], risk: float) -> None:
     halves = [(share, part, rest) for share, mine, theirs in strata for part, rest in ((mine, 0), (0, theirs))]

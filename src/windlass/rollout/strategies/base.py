@@ -91,7 +91,8 @@ class Judged(Strategy, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
 
     After `max_s` without a verdict the old release stays. `sticky`: requests of one `caller`, or with one value of
     `header:NAME`, all go to one release. `pins` send a header's value to a release, named by its version; `override`
-    lets callers name it themselves: neither counts as evidence.
+    lets callers name it themselves: neither counts as evidence. Without `slow_ms` the old release's answers say what is
+    slow; `latency = false`: slow answers are no harm.
     """
 
     alpha: float = 0.01
@@ -100,6 +101,7 @@ class Judged(Strategy, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
     r0: float = 1.0
     slow_r0: float = 1.25
     slow_ms: float = 0.0
+    latency: bool = True
     max_s: float = DAY_S
     sticky: str = ""
     override: bool = False
@@ -114,6 +116,8 @@ class Judged(Strategy, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
         within("slow_r0", self.slow_r0, 1, 32)
         within("slow_ms", self.slow_ms, 0, 3_600_000)
         within("max_s", self.max_s, 1, 90 * DAY_S)
+        if self.slow_ms and not self.latency:
+            raise errors.UsageError("the strategy has slow_ms, and latency = false.", hint="Give one of the two.")
         if self.sticky not in ("", "caller") and not self.sticky.removeprefix("header:").strip(": "):
             raise errors.UsageError("the strategy sticks to no header.", hint="Write header:NAME, or caller.")
         if self.sticky not in ("", "caller") and not self.sticky.startswith("header:"):
@@ -130,6 +134,7 @@ class Judged(Strategy, frozen=True, forbid_unknown_fields=True, omit_defaults=Tr
             r0=self.r0,
             slow_r0=self.slow_r0,
             slow_ms=self.slow_ms,
+            latency=self.latency,
             sticky=bool(self.sticky),
         )
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from windlass.rollout import evidence
 from windlass.rollout.strategies import base
 
@@ -14,9 +16,9 @@ from windlass.rollout.strategies import base
 class Shadow(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """`share` percent of the requests are mirrored for at least `min_s`, until there is a verdict on the answers.
 
-    Without labels the verdict is whether at most `disagreement` (of 1) of the answers differ, by more than
-    `atol + rtol * |answer|`; with labels, which release is right more often. `then` is what proof leads to: nothing
-    (the old release stays: it was a trial), `canary` (by `steps`, each at least `step_s`) or `promote`.
+    The verdict is whether at most `disagreement` (of 1) of the answers differ, by more than `atol + rtol * |answer|`.
+    `then` is what proof leads to: nothing (the old release stays: it was a trial), `canary` (by `steps`, each at least
+    `step_s`; `alpha` is shared by the two comparisons) or `promote`.
     """
 
     share: float = 100.0
@@ -41,10 +43,11 @@ class Shadow(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
         base.one_candidate("shadow", candidates)
         mirrored = base.Stage(hold_s=self.min_s, mirror=self.share, asked=True, proven=True)
         canary = self.then == "canary"
+        guard = msgspec.structs.replace(self.guard(), alpha=self.alpha / 2 if canary else self.alpha)
         return base.Course(
             (mirrored, base.Stage(), *base.ramp(self.steps, self.step_s)) if canary else (mirrored,),
-            guard=self.guard() if canary else None,
-            mirror_guard=evidence.Guard(alpha=self.alpha, by="mirror", disagreement=self.disagreement),
+            guard=guard if canary else None,
+            mirror_guard=evidence.Guard(alpha=guard.alpha, by="mirror", disagreement=self.disagreement),
             ends="new" if self.then else "old",
             ready_s=self.ready_s,
             early_s=self.min_s if canary else None,
