@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import httpx
 import msgspec
 import numpy as np
+import psycopg
 import pytest
 
 from windlass import references, settings
@@ -31,11 +32,12 @@ from windlass.records import deployments as stored
 from windlass.records import feedback, rollouts
 from windlass.serving import launch
 from windlass.storage import database
-from windlass.types import deployment, evidence, signature
+from windlass.types import deployment, evidence, signature, spec
 
 HERE = Path(__file__).parent
 # Long enough for a controller that shares its core with others to renew it in time.
 TTL_S = 2.5
+WINDLASS = str(Path(sys.executable).parent / "windlass")
 ROW = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [0.5] * 4}]}
 
 
@@ -89,6 +91,47 @@ class Callers:
             thread.join()
 
 
+class Api:
+    """The control plane's API, as its admin asks it."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.key = key
+        headers = {"authorization": f"Bearer {key}"}
+        self._http = httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=30)
+
+    def ask(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
+        """The status of the answer, and the answer."""
+        answer = self._http.request(method, path, json=body or None)
+        return answer.status_code, answer.json()
+
+    def done(self, method: str, path: str, **body: Any) -> Any:
+        """The answer, where the request is to succeed."""
+        status, found = self.ask(method, path, **body)
+        assert 200 <= status < 300, found
+        return found
+
+    def deploy(self, release: deployment.Release, **wish: Any) -> None:
+        """Wish a release under its own name."""
+        self.done(
+            "PUT", f"/deployments/{release.name}", name=release.name, ref=f"{release.name}@{release.version}", **wish
+        )
+
+    def live(self, release: deployment.Release, seconds: float = 60.0) -> None:
+        """Wait until all requests are answered by a release."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.done("GET", f"/deployments/{release.name}")
+            status = found["status"]
+            current = status.get("generation") == found["generation"] and status.get("phase") in ("LIVE", "FAILED")
+            if current and (status.get("live") or {}).get("version") == release.version:
+                return
+            assert time.monotonic() < deadline, found
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._http.close()
+
+
 class Plane:
     """A home, releases of models that answer with what they get, and controllers on it."""
 
@@ -97,9 +140,11 @@ class Plane:
         self.configuration = settings.load(flags, environ={})
         self.rows = database.open_database(self.configuration.database_url)
         self.registry = references.open_registry(self.configuration)
+        self._folder = folder
         self._acts = folder / "acts.jsonl"
         self._children: list[subprocess.Popen[bytes]] = []
         self._callers: list[Callers] = []
+        self._apis: list[Api] = []
 
     # What people do
 
@@ -201,9 +246,34 @@ class Plane:
         finally:
             talk.close()
 
+    def in_server(self) -> spec.Spec:
+        """The spec that the server has in force."""
+        path = launch.find(self.configuration.home)
+        assert path is not None
+        with contextlib.closing(control.Control(path)) as talk:
+            return talk.current()
+
     def callers(self, name: str, **how: Any) -> Callers:
         self._callers.append(Callers(self.url(), name, **how))
         return self._callers[-1]
+
+    def up(self) -> Api:
+        """`windlass up` over this home; its API, with the admin key."""
+        line = [WINDLASS, "--home", str(self.configuration.home), "--json", "up", "--port", "0", "--serve-port", "0"]
+        more = ["--admin-port", "0", "--workers", "2", "--db", self.configuration.database_url]
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("WINDLASS_")}
+        with (self._folder / "up.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*line, *more], env=environment, stdout=subprocess.PIPE, stderr=log, start_new_session=True
+            )
+        self._children.append(process)
+        assert process.stdout is not None
+        with process.stdout:
+            told = process.stdout.readline()
+        assert told, (self._folder / "up.log").read_text()
+        said: dict[str, str] = json.loads(told)
+        self._apis.append(Api(said["url"], said["key"]))
+        return self._apis[-1]
 
     @staticmethod
     def end(child: subprocess.Popen[bytes]) -> None:
@@ -215,6 +285,8 @@ class Plane:
     def close(self) -> None:
         for callers in self._callers:
             callers.stop()
+        for api in self._apis:
+            api.close()
         for child in self._children:
             self.end(child)
         launch.stop(self.configuration.home, timeout_s=20.0)
@@ -255,6 +327,13 @@ class Stopping:
             env={"PATH": os.defpath, "LC_ALL": "C"},
             **server._identity,
         )
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                server._connect().close()
+                return
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
     def close(self) -> None:
         self._server.stop()

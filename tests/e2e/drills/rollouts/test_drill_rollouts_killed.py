@@ -16,9 +16,9 @@ from windlass.records import audit
 
 pytestmark = pytest.mark.timeout(300)
 STEPS = {"steps": [10.0, 50.0], "step_s": 0.2, "min_s": 0.2, "margin": 0.4, "max_s": 120.0}
-# What a lease that nobody renews takes to end, with room for a machine that has other things to do.
 # The lease of a controller that nobody competes with.
 SOON_S = 0.4
+# What a lease that nobody renews takes to end, with room for a machine that has other things to do.
 TAKEN_OVER_S = 2.5 + 5.0
 
 
