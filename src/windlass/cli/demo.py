@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from windlass import errors, references, sdk
-from windlass.cli import demo_models, follow, output, progress
+from windlass.cli import demo_models, follow, life, output, progress
 from windlass.client import inference as clients
 from windlass.client import load as loads
 from windlass.serving import launch
@@ -24,9 +24,17 @@ _LOAD_S = 3.0
 @click.command()
 @click.option("--once", is_flag=True, help="End when everything was shown; else the server stays up.")
 @click.option("--port", type=int, help="The server's port; 0 is any free one.  [8000, or any free one if it is taken]")
+@click.option("--life", "lives", is_flag=True, help="Instead: rollouts under steady load, decided on evidence.")
 @click.pass_obj
-def demo(context: output.Context, once: bool, port: int | None) -> None:
-    """Train, package, register, serve, ask, and move an alias under load, in a few minutes."""
+def demo(context: output.Context, once: bool, port: int | None, lives: bool) -> None:
+    """Train, package, register, serve, ask, and move an alias under load, in a few minutes.
+
+    With --life: a control plane, a first deployment, canaries of a good, a slow and a wrong version, a shadow, an A/B
+    test and the way back, while requests come in all the time.
+    """
+    if lives:
+        life.run(context, once=once, port=port or 0)
+        return
     started = time.perf_counter()
     trained = _train_and_package(context)
     wanted = context.settings.serve.port if port is None else port

@@ -79,7 +79,7 @@ def digits(epochs: int, step: Callable[[int], None]) -> Trained:
     train_x, test_x, train_y, test_y = (torch.from_numpy(part) for part in split)
     torch.manual_seed(_SEED)
     net = DigitNet()
-    _train(net, train_x, train_y, epochs, step)
+    train(net, train_x, train_y, epochs, step)
     net.eval()
     with torch.no_grad():
         right = (net(test_x).argmax(1) == test_y).float().mean().item()
@@ -88,7 +88,7 @@ def digits(epochs: int, step: Callable[[int], None]) -> Trained:
         source=net,
         example=test_x[:64].numpy(),
         description="Handwritten digits, 8x8 grey pictures (scikit-learn's digits)",
-        question=_png(test_x[1, 0].numpy()),
+        question=png(test_x[1, 0].numpy()),
         media_type="image/png",
         shown="digit.png",
         truth=str(test_y[1].item()),
@@ -98,7 +98,7 @@ def digits(epochs: int, step: Callable[[int], None]) -> Trained:
     )
 
 
-def _train(
+def train(
     net: DigitNet, pictures: torch.Tensor, classes: torch.Tensor, epochs: int, step: Callable[[int], None]
 ) -> None:
     threads = torch.get_num_threads()
@@ -158,7 +158,7 @@ def minilm() -> Trained:
     )
 
 
-def _png(picture: np.ndarray[Any, Any]) -> bytes:
+def png(picture: np.ndarray[Any, Any]) -> bytes:
     """An 8-bit grey PNG of values in [0, 1]."""
     file = io.BytesIO()
     PIL.Image.fromarray(np.round(picture * 255).astype(np.uint8), "L").save(file, "png")
