@@ -113,7 +113,7 @@ def test_a_shadow_finds_a_planted_difference(packages: Any, start_server: Callab
     assert (shadow["compared"], shadow["disagreed"]) == (11, 6)
     server.server.stop()
     kept = disagreements.read(tmp_path, "m")
-    assert len(kept) == 6
+    assert len({one.request for one in kept} - {""}) == 6
     assert tensor_codec.unpack(kept[0].answer)["y"].ravel().tolist() == pytest.approx(first["outputs"][0]["data"])
     inputs = tensor_codec.unpack(kept[0].inputs)["x"]
     assert np.array_equal(inputs, np.full((1, 30), 0.5, np.float32))

@@ -173,7 +173,9 @@ class Question(msgspec.Struct, eq=False):
         self._deliver(answer, response)
         if view.mirror is not None:
             try:
-                view.mirror(request, response, self._again(permit, permit.infer))
+                # Known by the id that callers and logs know, whatever the protocol's own says.
+                named = msgspec.structs.replace(request, id=self.request_id)
+                view.mirror(named, response, self._again(permit, permit.infer))
             except Exception as e:
                 # Who shared its run is still to be answered.
                 log.exception("the request %s could not be mirrored", self.request_id, exc_info=e)
