@@ -7,7 +7,6 @@ differently for what is hidden and what is not there, nor let a key give what it
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
 from typing import Literal, TypeAlias, get_args
 
 import msgspec
@@ -38,6 +37,7 @@ PERMISSIONS: tuple[str, ...] = get_args(Permission)
 OPEN: Permission = "health"
 ANY_KEY: Permission = "known"
 _WILD = "*?["
+_LIMITS = ("rate", "concurrency", "quota")
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -48,6 +48,9 @@ class Caller(msgspec.Struct, frozen=True):
     scopes: tuple[str, ...]
     models: tuple[str, ...]
     expires_at: float | None = None
+    rate: float = 0.0
+    concurrency: int = 0
+    quota: int = 0
 
     @property
     def actor(self) -> str:
@@ -75,19 +78,24 @@ class Caller(msgspec.Struct, frozen=True):
 
 def caller_of(found: keys.Listed) -> Caller:
     """The caller that a live key stands for."""
-    return Caller(found.id, found.name, found.scopes, found.models, found.expires_at)
+    return Caller(**{name: getattr(found, name) for name in Caller.__struct_fields__})
 
 
-def check_gift(caller: Caller, scopes: Iterable[str], models: Iterable[str], expires_at: float | None) -> None:
-    """`NotAllowed` if a key would get more from this caller than the caller has: a scope, a model, or more time."""
-    missing = sorted(set(scopes) - set(caller.scopes))
+def check_gift(caller: Caller, gift: keys.Wish | keys.Listed) -> None:
+    """`NotAllowed` if a key would get more from this caller than it has: a scope, a model, time, a wider limit."""
+    missing = sorted(set(gift.scopes) - set(caller.scopes))
     if missing:
         raise errors.NotAllowed(f"this key lacks {', '.join(missing)}, and so cannot give it.")
-    wide = sorted(glob for glob in models if not covers(caller.models, glob))
+    wide = sorted(glob for glob in gift.models if not covers(caller.models, glob))
     if wide:
         raise errors.NotAllowed(f"this key may not see all of {', '.join(wide)}, and so cannot give it.")
-    if caller.expires_at is not None and (expires_at is None or expires_at > caller.expires_at):
+    if caller.expires_at is not None and (gift.expires_at is None or gift.expires_at > caller.expires_at):
         raise errors.NotAllowed("a key does not outlive the one that makes it.", hint="Give it an earlier expiry.")
+    for limit in _LIMITS:
+        own, given = getattr(caller, limit), getattr(gift, limit)
+        # 0 is no limit.
+        if own and not 0 < given <= own:
+            raise errors.NotAllowed(f"this key's {limit} is {own:g}, and so it cannot give more.")
 
 
 def covers(own: tuple[str, ...], asked: str) -> bool:
@@ -106,7 +114,9 @@ def covers(own: tuple[str, ...], asked: str) -> bool:
 def names_in(value: object) -> set[str]:
     """Every name of a model or deployment in an event's payload or an audit entry's detail, however deep."""
     if isinstance(value, dict):
-        own = {value["name"]} if isinstance(value.get("name"), str) else set()
+        models = value.get("models")
+        listed = models if isinstance(models, list | tuple) else ()
+        own = {name for name in (value.get("name"), *listed) if isinstance(name, str)}
         return own.union(*map(names_in, value.values()))
     if isinstance(value, list | tuple):
         return set().union(*map(names_in, value))

@@ -74,9 +74,16 @@ def every(plane: planes.Plane, call: routes.Call) -> routes.Page[stored.Deployme
 
     def read(last: stored.Deployment | None) -> tuple[stored.Deployment, ...]:
         after = q.after if last is None else last.name
-        return plane.deployments.every(search=q.search, after=after, limit=q.limit)
+        return plane.deployments.every(search=q.search, after=after, limit=routes.MAX_LIMIT)
 
-    return routes.page(read, lambda row: call.caller.sees(*_names(row)), lambda row: row.name, q.limit)
+    return routes.page(
+        read,
+        lambda row: call.caller.sees(*_names(row)),
+        lambda row: row.name,
+        q.limit,
+        size=routes.MAX_LIMIT,
+        hides=True,
+    )
 
 
 def get(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
@@ -127,6 +134,8 @@ def back(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
     wish: Back = call.body
     if wish.ref:
         call.caller.check(refs.parse(wish.ref).name)
+    elif call.caller.restricted:
+        call.caller.check(*(one.name for one in plane.deployments.been(call.path["name"])))
     done = plane.deployments.rollback(
         call.path["name"],
         ref=wish.ref,
@@ -156,7 +165,9 @@ def order(plane: planes.Plane, call: routes.Call) -> routes.Tagged:
 def live(plane: planes.Plane, call: routes.Call) -> history.Live:
     """What was live at a moment, who moved it there, and why."""
     visible(plane, call)
-    return plane.deployments.live_at(call.path["name"], call.query.at)
+    found: history.Live = plane.deployments.live_at(call.path["name"], call.query.at)
+    call.caller.check(*(one.name for one in (found.release, found.under_way) if one is not None))
+    return found
 
 
 def rollouts_of(plane: planes.Plane, call: routes.Call) -> routes.Page[rollouts.Rollout]:

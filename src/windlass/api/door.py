@@ -6,10 +6,10 @@ let a request through to a route that declares no permission, nor remember a key
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
-import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
@@ -36,6 +36,9 @@ _MAX_HEADER_BYTES = 16_384
 _MAX_TARGET = 4_096
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _PORT = re.compile(r":[0-9]{1,5}\Z")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+# Between two parts of a body.
+_SILENCE_S = 60.0
 # What a browser says of a request that another site's page made it send.
 _OWN_SITE = ("same-origin", "none")
 _NO_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -66,7 +69,9 @@ class Door:
         self._keys = known
         self._rows = rows
         self._any_host = "*" in hosts
-        self._hosts = frozenset(host.lower() for host in (*hosts, *LOOPBACK))
+        named = {host.lower() for host in (*hosts, *LOOPBACK)}
+        # An IPv6 address stands in brackets in a URL.
+        self._hosts = frozenset(named | {f"[{host}]" for host in named if ":" in host and not host.startswith("[")})
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,28 +201,33 @@ def _check_size(scope: Scope) -> None:
 def _check_origin(headers: dict[str, str], host: str) -> None:
     """Refuse what a browser sends for another site's page, whatever the method."""
     origin = headers.get("origin")
-    if origin is not None and urllib.parse.urlsplit(origin).netloc.lower() != host.lower():
-        raise errors.NotAllowed("requests from another site's page are not answered.")
-    if headers.get("sec-fetch-site", "none") not in _OWN_SITE:
+    own = origin is None or origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
+    if not own or headers.get("sec-fetch-site", "none") not in _OWN_SITE:
         raise errors.NotAllowed("requests from another site's page are not answered.")
 
 
 def _check_length(headers: dict[str, str], route: routes.Route, method: str) -> None:
     text = headers.get("content-length", "0")
-    if not (text.isascii() and text.isdigit()):
+    if _LENGTH.fullmatch(text) is None:
         raise errors.InvalidInput("Content-Length is no number.")
     most = 0 if method in _NO_BODY else route.max_body
     if int(text) > most:
-        raise errors.PayloadTooLarge(f"the body has {text[:20]} bytes: at most {most} are taken here.")
+        raise errors.PayloadTooLarge(f"the body has {text} bytes: at most {most} are taken here.")
 
 
 def _limited(receive: Receive, most: int) -> Receive:
-    """A body in parts tells no length before: count what comes."""
-    taken = 0
+    """A body in parts tells no length before: count what comes, and wait for each part so long."""
+    taken, whole = 0, False
 
     async def take() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, whole
+        try:
+            # Behind the body comes nothing but the end of the connection, for which an answer in parts waits.
+            async with asyncio.timeout(None if whole else _SILENCE_S):
+                message = await receive()
+        except TimeoutError:
+            raise errors.InvalidInput(f"the body did not go on for {_SILENCE_S:.0f} seconds.") from None
+        whole = whole or not message.get("more_body", False)
         taken += len(message.get("body", b""))
         if taken > most:
             raise errors.PayloadTooLarge(f"the body is larger than the {most} bytes that are taken here.")

@@ -28,7 +28,7 @@ def every(plane: planes.Plane, call: routes.Call) -> routes.Page[keys.Listed]:
 def create(plane: planes.Plane, call: routes.Call) -> keys.Made:
     """A new key. Its text is in this answer and nowhere else; a lost reply is mended by revoking and making anew."""
     wish: keys.Wish = call.body
-    access.check_gift(call.caller, wish.scopes, wish.models, wish.expires_at)
+    access.check_gift(call.caller, wish)
     return plane.keys.create(wish, actor=call.caller.actor)
 
 
@@ -63,7 +63,7 @@ def _own(plane: planes.Plane, call: routes.Call) -> None:
     """`NotAllowed` for a key that may more than the caller's: its new secret would be the caller's, or its end."""
     found = _get(plane, call)
     if found.id != call.caller.id:
-        access.check_gift(call.caller, found.scopes, found.models, found.expires_at)
+        access.check_gift(call.caller, found)
 
 
 def _sees(caller: access.Caller, key: keys.Listed) -> bool:

@@ -16,7 +16,7 @@ from windlass.registry import aliases, deletion, findings, lineage, registry, re
 from windlass.types import evidence, refs
 
 # What only a job of this control plane may find.
-_OWN_CHECKS = ("parity", "verify")
+_OWN_CHECKS = ("parity", "verify", "signature")
 
 
 class Listing(msgspec.Struct, frozen=True):

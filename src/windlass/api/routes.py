@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,9 @@ PARTS: dict[str, re.Pattern[str]] = {
     "hex": re.compile(r"[0-9a-f]{64}"),
 }
 _GENERATION = re.compile(r'(?:W/)?"?([0-9]{1,18})"?')
+# What only some databases can hold: a text with NUL, a number beyond 64 bits. Looked for before it is searched for.
+_SUSPECT = re.compile(rb"\\u0000|[0-9]{19}")
+_LARGEST = (1 << 63) - 1
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,128}")
 _JSON = "application/json"
 
@@ -52,15 +56,22 @@ class Page(msgspec.Struct, Generic[T], frozen=True):
 
 
 def page(
-    read: Callable[[T | None], Sequence[T]], seen: Callable[[T], bool], place: Callable[[T], str], limit: int
+    read: Callable[[T | None], Sequence[T]],
+    seen: Callable[[T], bool],
+    place: Callable[[T], str],
+    limit: int,
+    *,
+    size: int = 0,
+    hides: bool = False,
 ) -> Page[T]:
-    """A page of what the caller may see. `read` gives at most `limit` rows, those behind a row (None: the first ones).
+    """A page of what the caller may see. `read` gives at most `size` rows (0: `limit`), those behind a row (None: all).
 
-    Among very many hidden rows it ends early, and `next` goes on from there: an empty page need not be the last.
+    Among very many hidden rows it ends early, and `next` goes on from there: an empty page need not be the last. Not so
+    where a place `hides`, because it is a name.
     """
     found: list[T] = []
     last: T | None = None
-    for _ in range(_READS):
+    for _ in itertools.count() if hides else range(_READS):
         rows = read(last)
         for row in rows:
             last = row
@@ -68,7 +79,7 @@ def page(
                 found.append(row)
                 if len(found) == limit:
                     return Page(tuple(found), place(row))
-        if len(rows) < limit:
+        if len(rows) < (size or limit):
             return Page(tuple(found))
     return Page(tuple(found), "" if last is None else place(last))
 
@@ -195,6 +206,8 @@ async def _body(route: Route, request: requests.Request) -> Any:
     if data and media != _JSON:
         raise errors.UnsupportedMedia("the body is not sent as application/json.", hint="Set Content-Type.")
     value = strict_json.loads(data or b"{}", what="the body", max_bytes=route.max_body)
+    if _SUSPECT.search(data):
+        _check_kept(value, "the body")
     if isinstance(value, dict) and hasattr(route.body, "__struct_fields__"):
         _check_known(value, route.body.__struct_encode_fields__, "the body has no field")
     return strict_json.convert(value, route.body, what="the body")
@@ -212,12 +225,25 @@ def _query(kind: Any, pairs: list[tuple[str, str]]) -> Any:
     except msgspec.ValidationError as e:
         raise errors.InvalidInput(f"the query is not as expected: {_plain(str(e))}") from None
     for name in kind.__struct_fields__:
-        value = getattr(found, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise errors.InvalidInput(f"the parameter '{name}' is no finite number.")
-        if isinstance(value, str) and "\0" in value:
-            raise errors.InvalidInput(f"the parameter '{name}' holds a character of no text.")
+        _check_kept(getattr(found, name), f"the parameter '{name}'")
     return found
+
+
+def _check_kept(value: Any, what: str) -> None:
+    """`InvalidInput` for what not every database can hold, however deep."""
+    if isinstance(value, str) and "\0" in value:
+        raise errors.InvalidInput(f"{what} holds a character of no text.")
+    if isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise errors.InvalidInput(f"{what} holds a number beyond 64 bits.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise errors.InvalidInput(f"{what} holds no finite number.")
+    if isinstance(value, dict):
+        for name, one in value.items():
+            _check_kept(name, what)
+            _check_kept(one, what)
+    elif isinstance(value, list):
+        for one in value:
+            _check_kept(one, what)
 
 
 def _check_known(given: Mapping[str, Any], known: tuple[str, ...], lead: str) -> None:

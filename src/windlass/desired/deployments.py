@@ -126,6 +126,12 @@ class Deployments:
             self._admit(back, old.status.live, force=force)
         return self._write(back, old, asked)
 
+    def been(self, name: str) -> tuple[types.Release, ...]:
+        """All that became live under a name, the oldest first: where a rollback can go."""
+        with self._rows.read() as connection:
+            past = rollout_rows.of(connection, name, limit=_MOST_ROLLOUTS)
+        return tuple(one.new for one in reversed(past) if one.outcome == "new")
+
     def order(
         self,
         name: str,
@@ -286,9 +292,7 @@ class Deployments:
         live = old.status.live
         if live is not None and not previews.same(live, old.desired.release):
             return admission.usable(self._registry, live)
-        with self._rows.read() as connection:
-            past = rollout_rows.of(connection, old.name, limit=_MOST_ROLLOUTS)
-        release = history.previous([one.new for one in reversed(past) if one.outcome == "new"])
+        release = history.previous(self.been(old.name))
         if release is None:
             raise errors.Conflict(
                 f"'{old.name}' has nothing to go back to: nothing was live before.",

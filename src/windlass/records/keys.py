@@ -23,6 +23,8 @@ from windlass.types import spec, strict_json
 
 _LONGEST_NAME = 128
 _LARGEST = 1_000_000_000
+# Seconds since the epoch that every clock and calendar can tell: the year 5138.
+_LAST_MOMENT = 1e11
 # All that a key can be made for: a server's routes ask the first three, the control plane's any.
 SCOPES = (
     "model:read",
@@ -207,6 +209,10 @@ def _check(wish: Wish) -> None:
             raise errors.UsageError(f"'{scope[:64]}' is no scope.", hint=hint)
     if not all(0 <= limit <= _LARGEST for limit in (wish.rate, wish.burst, wish.concurrency, wish.quota)):
         raise errors.UsageError(f"a key's limits are not below 0, nor above {_LARGEST}.", hint="0 is no limit.")
+    if not all(0 < len(glob) <= _LONGEST_NAME and glob.isprintable() for glob in wish.models):
+        raise errors.UsageError("a glob of models has 1 to 128 printable characters.", hint="Such as: fraud-*")
+    if wish.expires_at is not None and not 0 <= wish.expires_at <= _LAST_MOMENT:
+        raise errors.UsageError("a key's expiry is no moment.", hint="Give seconds since the epoch.")
     if wish.burst and not wish.rate:
         raise errors.UsageError("a burst limits nothing without a rate.", hint="Give --rate too.")
 

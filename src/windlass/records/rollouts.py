@@ -220,7 +220,10 @@ def _insert_step(connection: sa.Connection, identity: int, number: int, turn: Tu
 
 
 def _tell(connection: sa.Connection, action: str, new: Rollout, actor: str, reason: str, now: float) -> None:
+    releases = (new.new, *new.against, *(() if new.old is None else (new.old,)))
     said = {
+        # Who may not see one of them is not told of this.
+        "models": sorted({release.name for release in releases}),
         "rollout": new.number,
         "step": new.step,
         "old": None if new.old is None else new.old.arm,
