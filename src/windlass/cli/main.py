@@ -96,12 +96,13 @@ def _interrupted(error: BaseException | None) -> bool:
 
 def _complain(error: errors.WindlassError) -> None:
     from windlass import settings
+    from windlass.cli import output
 
     colour = None if settings.colours_wanted() else False
     click.secho("Error: ", fg="red", bold=True, nl=False, err=True, color=colour)
-    click.echo(error.message, err=True)
+    click.echo(output.shown(error.message), err=True)
     if error.hint:
-        click.echo(error.hint, err=True)
+        click.echo(output.shown(error.hint), err=True)
 
 
 if __name__ == "__main__":

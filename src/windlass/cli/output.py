@@ -5,6 +5,7 @@ Used by every command. Must never print a result to stderr, or colour a pipe.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +14,12 @@ import click
 import msgspec
 
 from windlass import settings
+
+# Control characters but line ends and tabs, and those that turn the direction of writing or are not seen; colours and
+# weights (`ESC [ 1 m`), which our own words have, do no harm.
+_CONTROLS = "\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff"
+_STEERS = re.compile(rf"[{_CONTROLS}]|\x1b(?!\[[0-9;]{{0,16}}m)")
+_STEERS_AT_ALL = re.compile(rf"[{_CONTROLS}\x1b]")
 
 
 class Context:
@@ -31,14 +38,24 @@ class Context:
     def say(self, text: str) -> None:
         """A line of progress or explanation, on stderr."""
         if not self.quiet:
-            click.echo(text, err=True, color=None if settings.colours_wanted() else False)
+            click.echo(shown(text), err=True, color=None if settings.colours_wanted() else False)
 
     def result(self, value: Any, text: str | Callable[[], str]) -> None:
         """The result on stdout: `value` as one line of JSON with `--json`, else the text."""
         if self.json:
-            click.echo(msgspec.json.encode(value).decode())
+            # JSON escapes what lies below a blank, and not the control characters above.
+            click.echo(shown(msgspec.json.encode(value).decode(), styles=False))
         else:
-            click.echo(text() if callable(text) else text)
+            click.echo(shown(text() if callable(text) else text))
+
+
+def shown(text: str, *, styles: bool = True) -> str:
+    """A text in which others had words, as a terminal may get it: but for our own styles, nothing that steers it."""
+    return (_STEERS if styles else _STEERS_AT_ALL).sub(lambda found: _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}"
 
 
 def keep(context: click.Context, option: click.Parameter, value: Any) -> None:

@@ -7,6 +7,7 @@ change without the key under which the plane knows it again.
 from __future__ import annotations
 
 import ipaddress
+import re
 import secrets
 import ssl
 import time
@@ -25,9 +26,12 @@ PREFIX = "/api/v1"
 _AGAIN_S = (0.2, 1.0)
 # What a control plane gives at once, at most.
 _PAGE = 1_000
+_SECONDS = re.compile(r"[0-9]{1,6}")
 # More than there is of anything: a list to its end, in the largest parts.
 ALL = 1 << 31
 _CHUNK = 1 << 20
+# An answer that is no blob. A plane that is another's must not fill this machine's memory.
+_MOST = 64 << 20
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -71,6 +75,8 @@ class Plane:
             size = None if most is None else min(most - len(found), _PAGE)
             page = self.get(path, Page, **query, limit=size)
             found += [_decoded(item, kind) for item in page.items]
+            if page.next and page.next == query.get("after"):
+                raise errors.Unavailable(f"the list that the control plane at {self.url} gives does not go on.")
             query["after"] = page.next
             if not page.next or (most is not None and len(found) >= most):
                 return tuple(found)
@@ -117,9 +123,9 @@ class Plane:
             "PUT", _blob(digest), content=data, headers={"content-type": "application/octet-stream"}, streamed=True
         )
 
-    def blob(self, digest: str) -> bytes:
-        """Bytes as the plane gives them: whoever asks must hash them."""
-        return self._ask("GET", _blob(digest))
+    def blob(self, digest: str, most: int = _MOST) -> bytes:
+        """Bytes as the plane gives them, at most so many: whoever asks must hash them."""
+        return self._ask("GET", _blob(digest), most=most)
 
     def close(self) -> None:
         """Close the connections."""
@@ -135,6 +141,7 @@ class Plane:
         query: dict[str, Any] | None = None,
         streamed: bool = False,
         again: tuple[float, ...] = _AGAIN_S,
+        most: int = _MOST,
     ) -> bytes:
         sent = {"content-type": "application/json"} if content and not streamed else {}
         sent |= headers or {}
@@ -144,7 +151,8 @@ class Plane:
         for pause in (*again, None):
             try:
                 body = _chunks(content) if streamed else bytes(content)
-                answer = self._http.request(method, path, content=body, headers=sent, params=parameters)
+                with self._http.stream(method, path, content=body, headers=sent, params=parameters) as answer:
+                    said = _read(answer, most)
             except httpx.TransportError as e:
                 if pause is None:
                     raise errors.Unavailable(
@@ -153,12 +161,12 @@ class Plane:
                     ) from None
                 self._sleep(pause)
                 continue
-            if not answer.is_error:
-                return answer.content
-            told = _error(answer)
+            if answer.is_success:
+                return said
+            told = _error(answer, said)
             if pause is None or not isinstance(told, errors.Unavailable):
                 raise told
-            self._sleep(max(pause, min(float(told.retry_after_s), 5.0)))
+            self._sleep(max(pause, min(told.retry_after_s, 5.0)))
         raise errors.Unavailable(f"no answer from the control plane at {self.url}.")
 
 
@@ -220,7 +228,7 @@ def _reason(error: httpx.TransportError) -> str:
 def _decoded(raw: bytes | msgspec.Raw, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(raw or b"null", type=kind)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as e:
         raise errors.Unavailable(
             f"the control plane's answer is not understood: {e}.", hint="Are both of the same version of Windlass?"
         ) from None
@@ -236,11 +244,23 @@ class _Answer(msgspec.Struct, frozen=True):
     error: _Told
 
 
-def _error(answer: httpx.Response) -> errors.WindlassError:
-    """The error that an answer stands for, in the plane's words."""
+def _read(answer: httpx.Response, most: int) -> bytes:
+    """The body. It was asked for without compression: small bytes must not become large ones."""
+    if answer.headers.get("content-encoding", "identity") != "identity":
+        raise errors.Unavailable("the control plane's answer is compressed, and was not asked to be.")
+    said = bytearray()
+    for part in answer.iter_bytes():
+        said += part
+        if len(said) > most:
+            raise errors.Unavailable(f"the control plane's answer is larger than the {most} bytes that are read.")
+    return bytes(said)
+
+
+def _error(answer: httpx.Response, said: bytes) -> errors.WindlassError:
+    """The error that an answer stands for, in the plane's words. One that leads elsewhere is not followed."""
     try:
-        told = msgspec.json.decode(answer.content, type=_Answer).error
-    except msgspec.DecodeError:
+        told = msgspec.json.decode(said, type=_Answer).error
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         told = _Told("", f"the control plane answered {answer.status_code} {answer.reason_phrase}")
     kind = _KINDS.get(told.code)
     if kind is None:
@@ -249,7 +269,7 @@ def _error(answer: httpx.Response) -> errors.WindlassError:
         kind = errors.NotFound if absent else errors.Unavailable if answer.is_server_error else errors.WindlassError
     made = kind(told.message, hint=told.hint)
     after = answer.headers.get("retry-after", "")
-    if isinstance(made, errors.Unavailable) and after.isascii() and after.isdigit():
+    if isinstance(made, errors.Unavailable) and _SECONDS.fullmatch(after):
         made.retry_after_s = int(after)
     return made
 

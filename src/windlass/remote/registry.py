@@ -204,7 +204,7 @@ class Registry:
         return evidences.Evidence(named.digest, "verify", "failed", {"reason": _why(ended.result)})
 
     def _bytes(self, ref: manifest.BlobRef) -> bytes:
-        return _whole(ref.digest, self._plane.blob(ref.digest))
+        return _whole(ref.digest, self._plane.blob(ref.digest, ref.size))
 
     def _checked(self, registered: Registered) -> None:
         job = self._ended(registered.job)

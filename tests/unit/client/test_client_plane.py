@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
 from typing import Any
 
@@ -188,3 +189,64 @@ def test_a_part_of_a_path_stays_one_part(text: str) -> None:
     made: Callable[[str], str] = plane.quoted
     assert "/" not in made(text)
     assert "?" not in made(text)
+
+
+# A plane that is somebody else's
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_nobody_is_followed_elsewhere(status: int) -> None:
+    desk = Desk(*(httpx.Response(status, headers={"location": "https://evil.example/"}) for _ in range(2)))
+    there = desk.plane()
+    with pytest.raises(errors.WindlassError, match=str(status)):
+        there.has_blob("sha256:" + "0" * 64)
+    with pytest.raises(errors.WindlassError, match=str(status)):
+        there.get("/models", object)
+    assert {request.url.host for request in desk.asked} == {"127.0.0.1"}
+
+
+def test_an_answer_that_does_not_end_is_not_read_to_its_end() -> None:
+    read = 0
+
+    def endless() -> Any:
+        nonlocal read
+        while True:
+            read += 1
+            yield b"x" * 1024
+
+    with pytest.raises(errors.Unavailable, match="larger than"):
+        Desk(httpx.Response(200, content=endless())).plane().blob("sha256:" + "0" * 64, 10_000)
+    assert read == 10
+    with pytest.raises(errors.Unavailable, match="larger than"):
+        Desk(httpx.Response(200, content=endless())).plane().get("/a", object)
+
+
+def test_what_was_compressed_unasked_is_not_unpacked() -> None:
+    bomb = gzip.compress(b"0" * 1_000_000)
+    desk = Desk(httpx.Response(200, stream=httpx.ByteStream(bomb), headers={"content-encoding": "gzip"}))
+    with pytest.raises(errors.Unavailable, match="compressed"):
+        desk.plane().get("/a", object)
+
+
+def test_a_list_that_goes_round_is_left() -> None:
+    page = {"items": [1], "next": "a"}
+    desk = Desk(answer(page), answer(page), answer(page))
+    with pytest.raises(errors.Unavailable, match="does not go on"):
+        desk.plane().every("/models", int)
+    assert len(desk.asked) == 2
+
+
+@pytest.mark.parametrize("after", ["9" * 400, "9" * 5000, "-1", "1e9"])
+def test_a_retry_after_of_any_size_is_no_fault(after: str) -> None:
+    desk = Desk(*(refusal("unavailable", 503, **{"retry-after": after}) for _ in "123"))
+    with pytest.raises(errors.Unavailable, match="it is so"):
+        desk.plane().get("/a", object)
+    assert max(desk.slept) <= 5.0
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'"\xff"', b"{", b'"\\ud800"', b"\0"])
+def test_what_is_no_answer_is_an_error_of_ours(body: bytes) -> None:
+    for status in (200, 500):
+        desk = Desk(*(httpx.Response(status, content=body) for _ in "123"))
+        with pytest.raises(errors.WindlassError):
+            desk.plane().get("/a", list[object])
