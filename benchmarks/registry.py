@@ -46,6 +46,8 @@ def fill(url: str, store: str, *, models: int, versions: int) -> list[str]:
         fresh = [name for name in names if name not in ids]
         ids |= {name: free + n for n, name in enumerate(fresh)}
         insert(connection, tables.model, [{"id": ids[name], "name": name, "created_at": 0.0} for name in fresh])
+        alias = {"name": refs.PRODUCTION, "version": 2, "generation": 1}
+        insert(connection, tables.alias, [{"model_id": ids[name], **alias} for name in fresh])
         first = connection.execute(sa.select(sa.func.max(tables.version.c.id))).scalar_one() + 1
         insert_versions(connection, [ids[name] for name in names], versions - len(real), first, models)
     with rows.write() as connection:

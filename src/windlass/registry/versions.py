@@ -99,27 +99,21 @@ def models(
 ) -> tuple[Model, ...]:
     """Models by name: those whose name holds `search` and is like one of the globs, above the name `after`."""
     m = tables.model
-    query = sa.select(m).order_by(m.c.name)
-    if after:
-        query = query.where(m.c.name > after)
+    where = [m.c.name > after] if after else []
     if search:
-        query = query.where(m.c.name.contains(search.lower(), autoescape=True))
-    if "*" in only:
-        rows = list(connection.execute(query.limit(limit)))
-    else:
+        where.append(m.c.name.contains(search.lower(), autoescape=True))
+    if "*" not in only:
         # The database sorts out by what globs begin with; what they mean is what they mean at a server's door.
         begins = (m.c.name.startswith(re.split(r"[*?[]", glob)[0], autoescape=True) for glob in only)
-        found_there = connection.execute(query.where(sa.or_(sa.false(), *begins)))
-        like = (row for row in found_there if any(fnmatch.fnmatchcase(row.name, glob) for glob in only))
-        rows = list(itertools.islice(like, limit))
-    ids = None if limit is None else [row.id for row in rows]
-    counted, pointing = _counted(connection, ids), _pointing(connection, ids)
-    found = []
-    for row in rows:
-        count, newest = counted.get(row.id, (0, 0))
-        aliases = pointing.get(row.id, {})
-        found.append(Model(row.name, versions=count, newest=newest, aliases=aliases, created_at=row.created_at))
-    return tuple(found)
+        names = connection.execute(sa.select(m.c.name).where(*where, sa.or_(sa.false(), *begins)).order_by(m.c.name))
+        like = (name for name in names.scalars() if any(fnmatch.fnmatchcase(name, glob) for glob in only))
+        where = [m.c.name.in_(list(itertools.islice(like, limit)))]
+    rows = connection.execute(_counted().where(*where).order_by(m.c.name).limit(limit)).all()
+    pointing = _pointing(connection, *where, m.c.name.between(rows[0].name, rows[-1].name)) if rows else {}
+    return tuple(
+        Model(row.name, row.versions, row.newest or 0, pointing.get(row.id, {}), created_at=row.created_at)
+        for row in rows
+    )
 
 
 def every(connection: sa.Connection, name: str, *, after: int = 0, limit: int | None = None) -> tuple[Version, ...]:
@@ -226,21 +220,21 @@ def tags(connection: sa.Connection, version: Version) -> dict[str, str]:
     return {row.key: row.value for row in rows}
 
 
-def _counted(connection: sa.Connection, ids: list[int] | None) -> dict[int, tuple[int, int]]:
-    """How many live versions models have, and the newest's number, by the model's row (None: of all models)."""
-    v = tables.version
-    query = sa.select(v.c.model_id, sa.func.count(), sa.func.max(v.c.number)).where(v.c.status != "DELETED")
-    query = query.group_by(v.c.model_id)
-    rows = connection.execute(query if ids is None else query.where(v.c.model_id.in_(ids)))
-    return {model_id: (count, newest) for model_id, count, newest in rows}
+def _counted() -> sa.Select[Any]:
+    """Models with how many live versions each has, and the newest's number."""
+    m, v = tables.model, tables.version
+    # In the index's own words: of a parameter, the database could not know that the index has all it asks for.
+    live = (v.c.model_id == m.c.id, v.c.status != sa.literal_column("'DELETED'"))
+    count = sa.select(sa.func.count()).where(*live).scalar_subquery().label("versions")
+    return sa.select(m, count, sa.select(sa.func.max(v.c.number)).where(*live).scalar_subquery().label("newest"))
 
 
-def _pointing(connection: sa.Connection, ids: list[int] | None) -> dict[int, dict[str, int]]:
-    """Where the aliases of models point, by the model's row (None: of all models)."""
-    a = tables.alias
-    query = sa.select(a).where(a.c.version.is_not(None)).order_by(a.c.name)
+def _pointing(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> dict[int, dict[str, int]]:
+    """Where the aliases of these models point, by the model's row."""
+    a, m = tables.alias, tables.model
+    query = sa.select(a).join_from(a, m, a.c.model_id == m.c.id).where(*where)
     found: dict[int, dict[str, int]] = {}
-    for row in connection.execute(query if ids is None else query.where(a.c.model_id.in_(ids))):
+    for row in connection.execute(query.where(a.c.version.is_not(None)).order_by(a.c.name)):
         found.setdefault(row.model_id, {})[row.name] = row.version
     return found
 

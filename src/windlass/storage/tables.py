@@ -60,6 +60,15 @@ sa.Index(
     postgresql_where=version.c.status != "DELETED",
 )
 
+# How many live versions a model has, and the newest's number, are read here, without a look at the versions.
+sa.Index(
+    "ix_version_model_id_number_live",
+    version.c.model_id,
+    version.c.number,
+    sqlite_where=version.c.status != "DELETED",
+    postgresql_where=version.c.status != "DELETED",
+)
+
 tag = sa.Table(
     "tag",
     metadata,

@@ -12,12 +12,15 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Create the tables; events are marked when they are delivered, and stay."""
+    """Create the tables; events are marked when they are delivered, and stay; live versions are counted by an index."""
     op.add_column("outbox", sa.Column("missing", sa.Text))
     op.add_column("outbox", sa.Column("done_at", sa.Double))
     op.drop_index("ix_outbox_next_at", "outbox")
     due = sa.text("done_at IS NULL")
     op.create_index("ix_outbox_next_at_due", "outbox", ["next_at"], sqlite_where=due, postgresql_where=due)
+    live = sa.text("status != 'DELETED'")
+    columns = ["model_id", "number"]
+    op.create_index("ix_version_model_id_number_live", "version", columns, sqlite_where=live, postgresql_where=live)
     _create_deployment_tables()
     _create_work_tables()
     _create_audit_tables()
@@ -188,6 +191,7 @@ def downgrade() -> None:
         "deployment",
     ):
         op.drop_table(table)
+    op.drop_index("ix_version_model_id_number_live", "version")
     op.drop_index("ix_outbox_next_at_due", "outbox")
     op.create_index("ix_outbox_next_at", "outbox", ["next_at"])
     op.drop_column("outbox", "done_at")
