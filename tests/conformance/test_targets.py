@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from windlass import errors, plugins
@@ -48,11 +49,17 @@ def release(version: int) -> deployment.Release:
 
 
 PLACES: dict[str, Callable[[Path], Iterator[Place]]] = {"memory": in_memory}
+# What takes a server is a fixture, which all tests share.
+SHARED = {"local": "in_local"}
 
 
-@pytest.fixture(params=sorted(PLACES))
+@pytest.fixture(params=sorted({*PLACES, *SHARED}))
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    yield from PLACES[request.param](tmp_path)
+    if request.param in PLACES:
+        yield from PLACES[request.param](tmp_path)
+    else:
+        target, releases, ask = request.getfixturevalue(SHARED[request.param])
+        yield Place(target, releases[:3], releases[3], ask)
 
 
 def wanted(
@@ -72,7 +79,7 @@ def admitted(seen: deployment.Observed, arm: str) -> int:
 
 
 def test_the_catalogue_knows_the_targets_under_test() -> None:
-    assert set(PLACES) <= set(plugins.catalog()["targets"])
+    assert {*PLACES, *SHARED} == set(plugins.catalog()["targets"])
 
 
 def test_what_was_never_applied_is_not_there(place: Place) -> None:
@@ -127,6 +134,15 @@ def test_other_shares_are_another_generation_with_counts_of_its_own(place: Place
     assert (latest.generation, latest.shares) == (seen.generation, {old.arm: 50, new.arm: 50})
     assert sum(counts.admitted for counts in latest.counts.values()) == 40
     assert admitted(seen, old.arm) + admitted(seen, new.arm) == 60
+
+
+def test_another_threshold_of_slow_answers_is_another_generation(place: Place) -> None:
+    old, new, _ = place.releases
+    before = wanted((old, 50), (new, 50))
+    place.target.apply(before)
+    first = place.target.observe("m").generation
+    place.target.apply(msgspec.structs.replace(before, slow_ms=5.0))
+    assert place.target.observe("m").generation > first
 
 
 @pytest.mark.promise("P-39")
