@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from windlass.client import control
-from windlass.serving import launch
 
 pytestmark = pytest.mark.timeout(300)
 # Small enough to be done in a moment: what is proved about the error rates is proved where counts are simulated.
@@ -103,23 +99,23 @@ def test_without_requests_nothing_is_concluded(shared: Any, first: Any) -> None:
     assert "No request has been drawn" in ended.words
 
 
-def test_without_counts_nothing_is_concluded(plane: Any, tmp_path: Path) -> None:
+def test_without_counts_nothing_is_concluded(shared: Any, first: Any) -> None:
     """The server answers, and tells no outcomes: it is not known what came of anything."""
-    first, second = plane.release("m", run_ms=2), plane.release("m", run_ms=2.5)
-    plane.control()
-    plane.live(first)
-    callers = plane.callers("m")
-    (tmp_path / "acts.jsonl.mute").touch()
-    plane.wish(second, "canary", **{**QUICK, "max_s": 1.0})
-    ended = plane.ended("m", second)
+    callers = shared.callers(first.name)
+    second = shared.release(first.name, run_ms=2, fail_above=1e6)
+    shared.wish(second, "canary", **{**QUICK, "min_s": 2.0, "step_s": 2.0, "max_s": 2.5})
+    shared.until(lambda: len(callers.of(second.arm)) > 0)
+    with shared.silent():
+        ended = shared.ended(first.name, second)
+        assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words
+        assert "counts of requests are not known" in ended.words
+        # One that begins then is sent nothing.
+        third = shared.release(first.name, run_ms=2, fail_above=1e5)
+        shared.wish(third, "canary", **QUICK, ready_s=1.0)
+        ended = shared.ended(first.name, third)
+        assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words
+        assert "counts" in ended.words
     callers.stop()
-    assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words
     assert callers.failed == []
-    assert "counts" in ended.words
-    (tmp_path / "acts.jsonl.mute").unlink()
-    # Known again: the next is judged as it should.
-    path = launch.find(plane.configuration.home)
-    assert path is not None
-    talk = control.Control(path)
-    assert [arm.name for e in talk.current().endpoints for arm in e.arms] == [first.arm]
-    talk.close()
+    assert callers.of(third.arm) == []
+    assert shared.status(first.name).live == first
