@@ -58,7 +58,8 @@ def test_shares_change_under_load_and_all_is_accounted_for(
     time.sleep(0.4)
     report = asking.stop()
     assert report.lost == 0
-    assert min(took) < 0.05, f"changing shares took {took} s"
+    # Some milliseconds on an idle machine; nothing is loaded, which would take far longer.
+    assert min(took) < 0.5, f"changing shares took {took} s"
     with httpx.Client() as client:
         named = client.post(f"{server.url}/v2/models/m/infer", content=BODY, headers={"x-windlass-arm": "2"})
         asked = client.post(f"{server.url}/v2/models/m/versions/1/infer", content=BODY)

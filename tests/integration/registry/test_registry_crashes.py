@@ -139,9 +139,10 @@ def kill_cycles(place: Any, push: Push, fork: Fork, cycles: int) -> Ledger:
     return ledger
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.promise("P-53")
 def test_what_was_acknowledged_survives_kill_9(place: Any, push: Push, fork: Fork) -> None:
-    cycles = 200 if place.url.startswith("sqlite") else 50
+    cycles = 100 if place.url.startswith("sqlite") else 40
     ledger = kill_cycles(place, push, fork, cycles)
     assert len(ledger.pushed) > cycles // 5, "the drill killed before there was anything to lose"
     assert ledger.moved

@@ -76,7 +76,8 @@ def test_a_fresh_home_is_quick(tmp_path: Path) -> None:
     registries.Registry.open(tmp_path / "to load alembic").close()
     took = []
     for n in range(5):
-        started = time.perf_counter()
+        # Of this process: a busy machine must not decide.
+        started = time.process_time()
         registries.Registry.open(tmp_path / str(n)).close()
-        took.append(time.perf_counter() - started)
+        took.append(time.process_time() - started)
     assert min(took) < 0.3
