@@ -126,7 +126,7 @@ def rows(configuration: settings.Settings, now: float) -> Iterator[Finding]:
 
 def _controlled(opened: database.Database, now: float) -> Iterator[Finding]:
     with opened.read() as connection:
-        holder, until = leases.holder_of(connection, "controller")
+        holder, until = leases.holder_of(connection, leases.CONTROLLER)
         every = deployments.every(connection, limit=1000)
     if holder and until > now:
         yield Finding("controller", "ok", f"{holder}, its lease ends in {until - now:.0f} s unless renewed")

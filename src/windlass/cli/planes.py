@@ -19,8 +19,6 @@ from windlass.registry import registry as registries
 from windlass.storage import database
 from windlass.types import evidence, refs
 
-CONTROLLER = "controller"
-
 
 @contextlib.contextmanager
 def registry(context: output.Context) -> Iterator[registries.Registry]:
@@ -107,7 +105,7 @@ def controlled(context: output.Context) -> bool:
     if far(context):
         return True
     with rows(context) as opened, opened.read() as connection:
-        holder, until = leases.holder_of(connection, CONTROLLER)
+        holder, until = leases.holder_of(connection, leases.CONTROLLER)
     return bool(holder) and until > time.time()
 
 

@@ -18,7 +18,6 @@ from windlass import errors
 from windlass.records import leases
 from windlass.storage import database
 
-NAME = "controller"
 # How long a controller that has ended without a word stands in the way of the next.
 TTL_S = 10.0
 
@@ -49,9 +48,9 @@ class Lead:
         token = self._token
         with self._rows.write() as connection:
             now = self._clock()
-            kept = token is not None and leases.renew(connection, NAME, token, ttl_s=self._ttl_s, now=now)
+            kept = token is not None and leases.renew(connection, leases.CONTROLLER, token, ttl_s=self._ttl_s, now=now)
             if not kept:
-                token = leases.acquire(connection, NAME, self.holder, ttl_s=self._ttl_s, now=now)
+                token = leases.acquire(connection, leases.CONTROLLER, self.holder, ttl_s=self._ttl_s, now=now)
         # Only what is committed counts.
         self._token = token
         return token is not None
@@ -61,7 +60,7 @@ class Lead:
         token, self._token = self._token, None
         if token is not None:
             with self._rows.write() as connection:
-                leases.release(connection, NAME, token)
+                leases.release(connection, leases.CONTROLLER, token)
 
     @contextlib.contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -76,6 +75,6 @@ class Lead:
             pass
 
     def _hold(self, connection: sa.Connection) -> None:
-        if self._token is None or not leases.hold(connection, NAME, self._token):
+        if self._token is None or not leases.hold(connection, leases.CONTROLLER, self._token):
             self._token = None
             raise Lost("another controller has taken over", hint="Nothing was changed.")

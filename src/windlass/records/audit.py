@@ -24,7 +24,7 @@ _PAGE = 1000
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One change. `subject` is what was changed (`model/NAME@2`, `alias/NAME:production`, `deployment/NAME`, `key/ID`).
+    """One change. `subject` is what was changed: `model/NAME@2`, `model/NAME:production`, `deployment/NAME`, `key/ID`.
 
     `hash` is the SHA-256 (hex) of the canonical JSON of all the other fields; `previous` is the hash of entry
     `number` - 1, for the first one 64 zeros.

@@ -9,6 +9,9 @@ import sqlalchemy as sa
 
 from windlass.storage import database, tables
 
+# The lease of the one controller that acts.
+CONTROLLER = "controller"
+
 
 def acquire(connection: sa.Connection, name: str, holder: str, *, ttl_s: float, now: float) -> int | None:
     """The fencing token of a lease that is now this holder's for `ttl_s` seconds; None if another has it.

@@ -42,8 +42,9 @@ class Target(Protocol):
     def apply(self, wanted: deployment.Wanted) -> None:
         """Make it so: new arms are loaded, verified and warmed before they are asked; then the shares change at once.
 
-        Returns when the shares are in force. Other shares, or another `slow_ms`, begin a new generation. An arm that cannot be loaded is `GateRefused` or `CorruptPackage`, and
-        what served before serves on. `Unavailable`: the target does not answer, and it is not known what it runs.
+        Returns when the shares are in force. Other shares, or another `slow_ms`, begin a new generation. An arm that
+        cannot be loaded is `GateRefused` or `CorruptPackage`, and what served before serves on. `Unavailable`: the
+        target does not answer, and it is not known what it runs.
         """
         ...
 

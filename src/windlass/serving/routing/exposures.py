@@ -30,7 +30,6 @@ RETAINED_BYTES = 512 * 1024 * 1024
 BUFFER_LINES = 65_536
 FLUSH_S = 0.2
 _CLOSING_S = 5.0
-_READ_BYTES = 1024 * 1024
 _FOLDER = "exposures"
 
 
@@ -203,35 +202,3 @@ def read(folder: Path, endpoint: str, since: float = 0.0) -> Iterator[Exposure]:
                         yield found
         except FileNotFoundError:  # its time came while the others were read
             continue
-
-
-def read_from(folder: Path, endpoint: str, cursor: str = "", *, most: int = 100_000) -> tuple[list[Exposure], str]:
-    """At most about `most` exposures that were written since `cursor`, and the cursor from which the next call goes on.
-
-    No line is given twice, and none that is still in the folder is left out; those of different processes are not in
-    the order of their times. `""` is the beginning. Who finds fewer than `most` has read all that there was.
-    """
-    decode = msgspec.json.Decoder(Exposure).decode
-    # How far each segment was read, in bytes; those that were removed are forgotten.
-    known: dict[str, int] = msgspec.json.decode(cursor, type=dict[str, int]) if cursor else {}
-    reached: dict[str, int] = {}
-    found: list[Exposure] = []
-    for path in sorted((folder / _FOLDER / endpoint).glob("*.jsonl")):
-        at = reached[path.name] = known.get(path.name, 0)
-        if len(found) >= most:
-            continue
-        try:
-            with path.open("rb") as segment:
-                segment.seek(at)
-                while len(found) < most and (lines := segment.readlines(_READ_BYTES)):
-                    for line in lines:
-                        # What is being written, or was cut off, is no line yet.
-                        if not line.endswith(b"\n"):
-                            break
-                        at += len(line)
-                        with contextlib.suppress(msgspec.DecodeError):
-                            found.append(decode(line))
-        except FileNotFoundError:  # its time came while the others were read
-            continue
-        reached[path.name] = at
-    return found, msgspec.json.encode(reached).decode()

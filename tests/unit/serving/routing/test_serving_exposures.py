@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from windlass.serving.metrics import counters
 from windlass.serving.routing import exposures
@@ -155,55 +150,3 @@ def test_a_disk_that_fills_tears_no_line_that_comes_later(
 
 def test_without_a_folder_nothing_is_kept(series: counters.Counters) -> None:
     assert exposures.Exposures("", series).journal("m") is None
-
-
-def line_of(request: str) -> bytes:
-    return msgspec.json.encode(exposures.Exposure(1.0, request, "m", "a", 0.5, 3, "draw")) + b"\n"
-
-
-@given(
-    steps=st.lists(
-        st.tuples(st.sampled_from(["1", "2", "3"]), st.integers(0, 4), st.floats(0, 1), st.booleans()), max_size=12
-    ),
-    most=st.integers(1, 5),
-)
-def test_a_reader_goes_on_where_it_was(steps: list[tuple[str, int, float, bool]], most: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        segments = Path(folder) / "exposures" / "m"
-        segments.mkdir(parents=True)
-        numbers = itertools.count()
-        written: list[str] = []
-        found: list[str] = []
-        rest = dict.fromkeys("123", b"")
-        cursor = ""
-
-        def read() -> int:
-            nonlocal cursor
-            new, cursor = exposures.read_from(Path(folder), "m", cursor, most=most)
-            found.extend(one.request for one in new)
-            return len(new)
-
-        for segment, lines, part, reads in steps:
-            requests = [str(next(numbers)) for _ in range(lines)]
-            written += requests
-            data = rest[segment] + b"".join(line_of(one) for one in requests)
-            # The last write ends somewhere within a line.
-            now = int(len(data) * part)
-            with (segments / f"{segment}.jsonl").open("ab") as file:
-                file.write(data[:now])
-            rest[segment] = data[now:]
-            if reads:
-                read()
-        for segment, data in rest.items():
-            with (segments / f"{segment}.jsonl").open("ab") as file:
-                file.write(data + b"spoilt\n")
-        while read():
-            pass
-        assert sorted(found) == sorted(written)
-        assert exposures.read_from(Path(folder), "m", cursor) == ([], cursor)
-        (segments / "1.jsonl").unlink()
-        assert exposures.read_from(Path(folder), "m", cursor)[0] == []
-
-
-def test_a_reader_of_nothing_finds_nothing(tmp_path: Path) -> None:
-    assert exposures.read_from(tmp_path, "m") == ([], "{}")
