@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
-from starlette import concurrency, routing
+from starlette import concurrency, requests, routing
 
 from windlass import errors
 from windlass.api import access, routes
@@ -100,6 +100,9 @@ class Door:
         try:
             found = await self._admit(scope, headers)
             await self._app(scope, _limited(receive, found.route.max_body), tell)
+        except requests.ClientDisconnect:
+            # Who asked is gone, in the middle of a body: there is nobody to answer.
+            return
         except Exception as e:
             error = e if isinstance(e, errors.WindlassError) else errors.InternalError(type(e).__name__)
             if statuses.is_internal(error):
@@ -155,7 +158,8 @@ class Door:
         scheme, _, text = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not text.strip():
             raise errors.Unauthenticated(
-                "the control plane asks for a key.", hint="Send it as 'Authorization: Bearer wl_...'."
+                "the control plane asks for a key.",
+                hint="Send it as 'Authorization: Bearer wl_...'; commands take it from WINDLASS_CLIENT__KEY.",
             )
         listed = await concurrency.run_in_threadpool(self._keys.authenticate, text.strip())
         if listed is None:
@@ -210,6 +214,9 @@ def _check_length(headers: dict[str, str], route: routes.Route, method: str) -> 
     text = headers.get("content-length", "0")
     if _LENGTH.fullmatch(text) is None:
         raise errors.InvalidInput("Content-Length is no number.")
+    if "content-length" in headers and "transfer-encoding" in headers:
+        # Two readers could take different ends of it.
+        raise errors.InvalidInput("the request tells its length in two ways.")
     most = 0 if method in _NO_BODY else route.max_body
     if int(text) > most:
         raise errors.PayloadTooLarge(f"the body has {text} bytes: at most {most} are taken here.")

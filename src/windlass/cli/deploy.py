@@ -15,6 +15,7 @@ import click
 from windlass import errors, references
 from windlass.cli import output, planes, watching
 from windlass.desired import document, previews, wishes
+from windlass.records import deployments as rows
 from windlass.types import deployment
 
 _WAIT_S = 24 * 3600.0
@@ -26,10 +27,13 @@ _WAIT_S = 24 * 3600.0
 @click.option(
     "-f", "--file", type=click.Path(path_type=Path, dir_okay=False), help="A deployment.toml that says it all."
 )
-@click.option("--strategy", default="", help="recreate, rolling, blue-green, canary, shadow, experiment.  [recreate]")
+@click.option("--strategy", default="", help="recreate, rolling, blue_green, canary, shadow, experiment.  [recreate]")
 @click.option("--to", "share", default="", metavar="PERCENT", help="Canary with this share, until there is a verdict.")
 @click.option("--set", "given", multiple=True, metavar="KEY=VALUE", help="A parameter of the strategy; again for more.")
 @click.option("--against", multiple=True, metavar="REF", help="A further version to compare with; again for more.")
+@click.option(
+    "--remove", is_flag=True, callback=output.keep, expose_value=False, help="Have nothing answer under NAME any more."
+)
 @click.option("--plan", is_flag=True, help="Only show what would change, the steps, and the time to a verdict.")
 @click.option("--wait", is_flag=True, help="Follow it to its end: exit 0 when REF is live, 4 when it went back.")
 @click.option("--reason", default="", callback=output.keep, expose_value=False, help="Why, for the record.")
@@ -75,6 +79,11 @@ def deploy(
     wait: bool,
 ) -> None:
     """Have the version REF answer under NAME, by a strategy; or what a FILE says."""
+    if output.kept("remove"):
+        if not name or any((ref, file, strategy, share, given, against, plan, wait)):
+            raise errors.UsageError("--remove takes a NAME, and nothing but a reason and a generation beside it.")
+        _remove(context, name)
+        return
     if file is not None:
         if name or ref or strategy or share or given or against:
             raise errors.UsageError("The file says what is to answer, and how.", hint="Give NAME REF, or -f FILE.")
@@ -109,9 +118,29 @@ def deploy(
             stored = found.get(wish.name)
         elif changed:
             say_next(context, wish.name)
-    release = stored.desired.release
-    told = f"{wish.name}: {release.name}@{release.version} by {stored.desired.strategy.kind}"
-    context.result(stored, f"{told}, generation {stored.generation}, {stored.status.phase}")
+    context.result(stored, _told(stored))
+
+
+def _remove(context: output.Context, name: str) -> None:
+    with planes.deployments(context) as found:
+        gone = found.remove(
+            name,
+            actor=references.actor(),
+            reason=output.kept("reason"),
+            expected_generation=output.kept("if_generation"),
+        )
+    context.result(gone, f"{name}: nothing is to answer under it any more")
+    if not planes.controlled(context):
+        context.say("No controller is running: it is carried out when one does. Start it: windlass up")
+
+
+def _told(stored: rows.Deployment) -> str:
+    """What is wanted now, and what answers."""
+    wanted, live = stored.desired.release, stored.status.live
+    told = f"{stored.name}: {previews.named(wanted)} by {stored.desired.strategy.kind}, generation {stored.generation}"
+    if previews.same(live, wanted):
+        return f"{told}, live"
+    return f"{told}, wanted; {f'{previews.named(live)} is' if live else 'nothing is'} live"
 
 
 def say_next(context: output.Context, name: str) -> None:

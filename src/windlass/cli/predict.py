@@ -66,7 +66,14 @@ def predict(
 
 def _ask(url: str, name: str, body: bytes, kind: str, key: str) -> list[dict[str, Any]]:
     with clients.Client(url, key=key) as client:
-        return client.predict(name, body, media_type=kind)
+        try:
+            return client.predict(name, body, media_type=kind)
+        except errors.NotAllowed as e:
+            if key:
+                raise
+            raise errors.NotAllowed(
+                e.message, hint="Give --key, or set WINDLASS_CLIENT__KEY. A new one: windlass keys create NAME"
+            ) from None
 
 
 def _ask_here(context: output.Context, target: str, body: bytes, kind: str, key: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import threading
@@ -37,6 +38,9 @@ from windlass.types import spec
 log = logging.getLogger(__name__)
 _STARTED_BY_THEN_S = 60.0
 _ENDED_BY_THEN_S = 10.0
+_LEADS_BY_THEN_S = 5.0
+# Connections to the API; those beyond are told so.
+_AT_ONCE = 512
 _PORT = click.IntRange(0, 65_535)
 # A key with this scope can make others.
 _MAKES_KEYS = "key:write"
@@ -87,6 +91,8 @@ def up(
     template = _template(configuration, serve.parse_workers(workers))
     _check(configuration, template, insecure=insecure)
     _log(context)
+    # No core file: it would hold the keys of whoever asked.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     stop = threading.Event()
     with _opened(configuration) as plane, _signals(stop) as caught, _admin(plane.keys) as made:
         listening = _listen(configuration.up.host, configuration.up.port)
@@ -101,6 +107,7 @@ def up(
             for thread in threads:
                 thread.start()
             _wait_for(api, threads[0])
+            _wait_for_lead(output.Context(configuration))
             made.told = True
             _tell(context, Up(_url(listening, template), server, str(configuration.home), made.key))
             _until(stop, threads, api, template.tls)
@@ -147,7 +154,12 @@ def _check(configuration: settings.Settings, template: spec.Spec, *, insecure: b
     known = msgspec.structs.replace(template, keys=(spec.Key(id="admin", hmac=""),))
     serve.check_exposure(known, insecure=insecure)
     if launch.find(configuration.home, local.NAME) is None:
-        serve.check_free(template)
+        try:
+            serve.check_free(template)
+        except errors.Unavailable as e:
+            raise errors.Unavailable(
+                e.message, hint="Does another home's server run? Choose another --serve-port or --admin-port."
+            ) from None
 
 
 @contextlib.contextmanager
@@ -223,7 +235,11 @@ def _listen(host: str, port: int) -> socket.socket:
 def _uvicorn(app: Any, tls: spec.Tls | None) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
+        # The other parser has no limit for headers.
+        http="h11",
         h11_max_incomplete_event_size=65_536,
+        ws="none",
+        limit_concurrency=_AT_ONCE,
         server_header=False,
         proxy_headers=False,
         access_log=False,
@@ -256,6 +272,13 @@ def _wait_for(api: uvicorn.Server, thread: threading.Thread) -> None:
         if not thread.is_alive() or time.monotonic() > deadline:
             raise errors.Unavailable("the API did not start.", hint="See the log above.")
         time.sleep(0.02)
+
+
+def _wait_for_lead(context: output.Context) -> None:
+    """Until there is a controller: whoever deploys next is told that one is at work."""
+    deadline = time.monotonic() + _LEADS_BY_THEN_S
+    while not planes.controlled(context) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _until(
@@ -294,9 +317,14 @@ def _tell(context: output.Context, found: Up) -> None:
         lines.append(f"admin key      {found.key}")
     context.result(found, "\n".join(lines))
     if found.key:
-        context.say("The admin key is shown only now. From another terminal, or another machine:")
-        context.say(f"  export WINDLASS_SERVER={found.url} WINDLASS_CLIENT__KEY={found.key[:6]}...")
+        # In a log that is kept, a secret stands once at most.
+        key = found.key if context.lively else f"{found.key[:6]}..."
+        context.say("The admin key is shown only now; it may everything. In another terminal, or on another machine:")
+        context.say(f"  export WINDLASS_SERVER={found.url} WINDLASS_CLIENT__KEY={key}")
+    asking = "/predict/NAME -H 'Authorization: Bearer KEY' -H 'Content-Type: application/json' -d '...'"
     context.say("Next: windlass deploy NAME REF --strategy canary --wait    (windlass models list; Ctrl-C ends it)")
+    context.say("Callers need a key each: windlass keys create CALLER")
+    context.say(f"  curl {found.server}{asking}")
 
 
 def _end(context: output.Context, configuration: settings.Settings, *, keep: bool) -> None:
@@ -304,8 +332,18 @@ def _end(context: output.Context, configuration: settings.Settings, *, keep: boo
         if launch.find(configuration.home, local.NAME) is not None:
             context.say("The control plane has ended. The server serves on; the next `windlass up` takes it over.")
         return
+    if _led_by_another(configuration):
+        context.say("This control plane has ended. The server serves on: another `windlass up` of this home has it.")
+        return
     context.say("ending: the server finishes what is in flight")
     launch.stop(configuration.home, local.NAME)
+
+
+def _led_by_another(configuration: settings.Settings) -> bool:
+    """Whether a controller is at work, now that ours has given back what it had."""
+    with contextlib.suppress(errors.WindlassError):
+        return planes.controlled(output.Context(configuration))
+    return False
 
 
 def _log(context: output.Context) -> None:

@@ -19,7 +19,7 @@ import rich.text
 from windlass import errors
 from windlass.cli import output, planes
 from windlass.records import deployments, rollouts
-from windlass.rollout import evidence
+from windlass.rollout import evidence, phrases
 
 _EVERY_S = 0.5
 # A wish that no controller has taken up by then, with none in sight, is not waited for any longer.
@@ -75,13 +75,11 @@ def picture(seen: View, *, width: int = 100) -> list[str]:
     arms = _arms(seen)
     if arms:
         rows = [_arm(arm, share, counts.get(arm, {})) for arm, share in arms.items()]
-        lines += ["", output.table(("VERSION", "SHARE", "", "REQUESTS", "BAD", "SLOW"), rows)]
+        lines += ["", _fitting(("VERSION", "SHARE", "", "REQUESTS", "BAD", "SLOW"), rows, width, spare=(2,))]
     judged = _judged(seen.step)
     if judged is not None and judged.findings:
-        lines += [
-            "",
-            output.table(("METRIC", "THERE", "NOW", "INTERVAL", "OF", "SAYS"), [*map(_finding, judged.findings)]),
-        ]
+        header = ("METRIC", "THERE", "NOW", "INTERVAL", "OF", "SAYS")
+        lines += ["", _fitting(header, [*map(_finding, judged.findings)], width, spare=(4, 1, 2))]
     told = status.words
     if judged is not None and judged.words and judged.words.lower() not in told.lower():
         lines += ["", *_wrapped(judged.words, width)]
@@ -218,6 +216,16 @@ def _arms(seen: View) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: (len(item[0]), item[0])))
 
 
+def _fitting(header: tuple[str, ...], rows: list[tuple[str, ...]], width: int, *, spare: tuple[int, ...]) -> str:
+    """A table without as many of the columns that can be spared, in their order, as it takes to fit."""
+    for gone in range(len(spare) + 1):
+        kept = [column for column in range(len(header)) if column not in spare[:gone]]
+        text = output.table([header[c] for c in kept], [[row[c] for c in kept] for row in rows])
+        if max(map(len, text.splitlines())) <= width:
+            break
+    return text
+
+
 def _arm(arm: str, share: float, counts: dict[str, Any]) -> tuple[str, ...]:
     full = round(share / 100 * _BAR)
     bar = "#" * full + "." * (_BAR - full)
@@ -239,10 +247,12 @@ def _judged(step: rollouts.Step | None) -> evidence.Judgement | None:
 
 
 def _finding(found: evidence.Finding) -> tuple[str, ...]:
-    interval = f"{found.lower:.3g} to {found.upper:.3g}" if found.lower or found.upper else "-"
+    interval, of = f"{found.lower:.3g} to {found.upper:.3g}" if found.lower or found.upper else "-", found.unit
     if found.unit == "relative risk" and found.lower <= 1 / _WIDEST and found.upper >= _WIDEST:
         interval = "not known yet"
-    return (found.metric, f"{found.baseline:.4g}", f"{found.candidate:.4g}", interval, found.unit, found.verdict)
+        if found.difference < 1.0:
+            interval, of = f"up to +{phrases.up(100.0 * found.difference)} points", "difference of rates"
+    return (found.metric, f"{found.baseline:.4g}", f"{found.candidate:.4g}", interval, of, found.verdict)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -21,7 +21,8 @@ from windlass.types import deployment, evidence, manifest, strict_json
 
 _TRIES = 100
 # The command that brings each kind of evidence, where it is not `check`.
-_MAKES = {"parity": "verify", "verify": "verify", "bench": "bench"}
+_CHECK = "check {} --data FILE --labels COLUMN --min 0.9"
+_MAKES = {"parity": "verify {}", "verify": "verify {}", "bench": "bench {}"}
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -201,9 +202,10 @@ class Promotion:
                 hint=f'Run: windlass verify {ref} (or repeat with --force --reason "...")',
             )
         if wanting and not force:
+            way = _MAKES.get(wanting[0], _CHECK).format(ref)
             raise errors.GateRefused(
                 f"{ref} has not passed what the policy asks for: {', '.join(wanting)}.",
-                hint=f'Run: windlass {_MAKES.get(wanting[0], "check")} {ref} (or repeat with --force --reason "...")',
+                hint=f'Run: windlass {way} (or repeat with --force --reason "...")',
             )
         try:
             new = verified(self._store, target.digest)

@@ -104,6 +104,12 @@ def test_the_picture_shows_shares_counts_intervals_and_the_words_as_they_are() -
     assert "##################.." in text
 
 
+def test_an_interval_is_shown_where_no_bad_event_has_come() -> None:
+    found = evidence.Finding("errors", "CONTINUE", "", lower=1 / 64, upper=64.0, difference=0.0049)
+    assert "up to +0.49 points" in watching._finding(found)
+    assert "not known yet" in watching._finding(msgspec.structs.replace(found, difference=1.0))
+
+
 @given(st.text(st.characters(categories=["L", "P", "Zs"]), max_size=400), st.integers(20, 120))
 def test_long_words_are_wrapped_and_none_is_lost(words: str, width: int) -> None:
     status = deployment.Status(2, "LIVE", NEW, {"4": 100.0}, words=words)
@@ -208,3 +214,12 @@ def test_the_doctor_shows_every_setting_and_no_secret() -> None:
     assert shown["registry.db"] == ("postgresql://...@db/x", "")
     assert "secret" not in str(shown)
     assert set(settings._keys(settings.Settings)) <= set(shown)
+
+
+@pytest.mark.parametrize("width", [56, 80, 120])
+def test_a_narrow_terminal_keeps_shares_counts_and_verdicts(width: int) -> None:
+    text = "\n".join(watching.picture(RUNNING, width=width))
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("90 %", "900", "9 (9.00%)", "2.5 to 40", "ABORT"):
+        assert part in text
+    assert ("###" in text) == (width >= 80)
