@@ -71,7 +71,7 @@ def run(context: output.Context, *, once: bool, port: int) -> None:
             _steady(life)
             _live(life, begun)
             account = asked.stop()
-        _account(life, account, begun)
+        tell(context, life.ended, account, begun)
         if not once:
             _stay(context, told.url, told.server)
 
@@ -138,15 +138,15 @@ def _live(life: Life, begun: float) -> None:
     _say(context, "\n7. A shadow: asked the same as the live version, never answering anybody")
     _shadow(life)
     _say(context, "\n8. A/B: half of the users each, by the header x-user, until their labels name a winner")
-    _rollout(life, "A/B", "better", "experiment", _EXPERIMENT, labels=True)
+    roll_out(life, "A/B", "better", "experiment", _EXPERIMENT, labels=True)
     _say(context, "\n9. Back again")
-    _back(life)
+    back(life)
     _say(context, "\n10. Who did what, and what was live when")
-    _record(life, begun)
+    record(life, begun)
 
 
 def _canary(life: Life, role: str) -> None:
-    found = _rollout(life, f"canary ({role})", role, "canary", _CANARY, labels=True, budget=_BUDGET)
+    found = roll_out(life, f"canary ({role})", role, "canary", _CANARY, labels=True, budget=_BUDGET)
     _expect(found, life.versions[role].version, reached=role == "good")
     life.context.say(
         f"  harmed: {found.harmed} requests ({found.bad} slow or failed, {found.wrong} wrong, beyond what the live one"
@@ -154,7 +154,7 @@ def _canary(life: Life, role: str) -> None:
     )
 
 
-def _rollout(
+def roll_out(
     life: Life,
     what: str,
     role: str,
@@ -208,7 +208,7 @@ def _expect(found: life_figures.Ended, version: int, *, reached: bool) -> None:
 
 def _shadow(life: Life) -> None:
     begun = time.time()
-    _rollout(life, "shadow", "rounded", "shadow", _SHADOW)
+    roll_out(life, "shadow", "rounded", "shadow", _SHADOW)
     state = life.context.settings.home.absolute() / "state" / local.NAME
     kept = [one for one in disagreements.read(state, NAME) if one.time >= begun]
     if not kept:
@@ -220,7 +220,8 @@ def _shadow(life: Life) -> None:
     )
 
 
-def _back(life: Life) -> None:
+def back(life: Life) -> None:
+    """A rollback, timed by the load."""
     live = life.ended[-1].live
     since = time.time()
     said = life_plane.typed(life.context, "rollback", NAME, "--reason", "the demo goes back")
@@ -233,13 +234,14 @@ def _back(life: Life) -> None:
     life.ended.append(msgspec.structs.replace(ended, took_s=took))
 
 
-def _record(life: Life, begun: float) -> None:
+def record(life: Life, begun: float) -> None:
+    """The audit log since a time; what was live while the first aborted one was under way; that the log is whole."""
     context = life.context
-    slow = next(one for one in life.ended if one.version == life.versions["slow"].version)
+    looked = next((one for one in life.ended if one.verdict == "ABORT"), life.ended[0])
     show: Callable[..., str] = life_plane.typed
     wished = ("--subject", f"deployment/{NAME}", "--action", "deployment.changed", "--since", _moment(begun))
     context.say(show(context, "audit", "list", *wished))
-    context.say(show(context, "audit", "live", NAME, "--at", _moment(slow.began + slow.took_s / 2)))
+    context.say(show(context, "audit", "live", NAME, "--at", _moment(looked.began + looked.took_s / 2)))
     context.say(show(context, "audit", "verify"))
 
 
@@ -247,9 +249,8 @@ def _moment(at: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(at))
 
 
-def _account(life: Life, account: report.Report, begun: float) -> None:
+def tell(context: output.Context, ended: Sequence[life_figures.Ended], account: report.Report, begun: float) -> None:
     """Every rollout in a line, and every request; `InternalError` if any failed."""
-    context = life.context
     _say(context, "\nAll rollouts, and what they cost")
     rows: list[tuple[Any, ...]] = [
         (
@@ -261,13 +262,13 @@ def _account(life: Life, account: report.Report, begun: float) -> None:
             f"{one.harmed}" if one.budget else "-",
             f"{one.budget:g}" if one.budget else "-",
         )
-        for one in life.ended
+        for one in ended
     ]
     context.say(output.table(("what", "version", "verdict", "live then", "took", "harmed", "budget"), rows))
     took = time.time() - begun
     failed = account.lost + account.outcomes.not_sent
     context.result(
-        {"seconds": round(took, 1), "requests": account.scheduled, "failed": failed, "rollouts": life.ended},
+        {"seconds": round(took, 1), "requests": account.scheduled, "failed": failed, "rollouts": ended},
         f"\n{account.scheduled:,} requests at {_RATE:g} a second, p50 {account.quantile(0.5) * 1e3:.1f} ms,"
         f" p99 {account.quantile(0.99) * 1e3:.1f} ms: {failed} failed. All done in {took:.0f} s.",
     )

@@ -80,10 +80,8 @@ def more_wrong(found: dict[str, Asked], old: str, new: str) -> int:
 
 
 def until_gone(answers: Iterable[witness.Answer], version: str, since: float) -> float:
-    """Seconds from a time until the last answer by this version came to a request that started after it; 0: none."""
-    return max(
-        (one.at + one.took_s - since for one in answers if one.at >= since and one.version == version), default=0
-    )
+    """Seconds from a time until the last answer of this version; 0.0: none came since."""
+    return max([0.0, *(one.at + one.took_s - since for one in answers if one.version == version)])
 
 
 def ended(
