@@ -109,6 +109,10 @@ def test_from_nothing_to_answers_over_a_kill_and_back(up: Up) -> None:
     assert httpx.post(f"{told['server']}/v2/models/fraud/infer", json=ASKED, timeout=20).status_code == 401
     assert httpx.get(f"{told['url']}/api/v1/models", timeout=20).status_code == 401
     assert up.key not in (up.folder / "up.log").read_text()
+    secret = up.key.rpartition("_")[2].encode()
+    files = [path for path in up.folder.rglob("*") if path.is_file()]
+    assert [path for path in files if secret in path.read_bytes()] == []
+    assert oct(up.home.stat().st_mode & 0o777) == "0o700"
 
     process.kill()
     process.wait()

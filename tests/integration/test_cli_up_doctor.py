@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from windlass import errors, references, settings
-from windlass.cli import checks, main, output, up
+from windlass.cli import checks, checks_security, doctor, main, output, up
 from windlass.records import keys as key_rows
+from windlass.records import leases
 from windlass.security import pepper
 from windlass.serving import launch
+from windlass.storage import database
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -97,6 +101,11 @@ def test_only_ctrl_c_takes_the_server_down(tmp_path: Path, monkeypatch: pytest.M
     assert stopped == []
     up._end(context, context.settings, keep=False)
     assert stopped == [tmp_path]
+    # Another control plane of this home is at work: the server is its.
+    with contextlib.closing(database.open_database(context.settings.database_url)) as rows, rows.write() as connection:
+        leases.acquire(connection, planes.CONTROLLER, "another", ttl_s=60, now=time.time())
+    up._end(context, context.settings, keep=False)
+    assert stopped == [tmp_path]
 
 
 def test_a_home_that_is_well_has_nothing_wrong_and_is_not_touched(cli: Cli, tmp_path: Path) -> None:
@@ -155,3 +164,22 @@ def test_a_check_that_fails_is_a_finding() -> None:
         raise errors.Unavailable("it is so", hint="do this")
 
     assert checks.safely(breaks, settings.Settings(), 0.0) == [checks.Finding("breaks", "wrong", "it is so", "do this")]
+
+
+def test_what_a_doctor_says_can_be_shown_around(tmp_path: Path) -> None:
+    hook = settings.Webhook(url="https://hooks.example/services/T0/SECRET", secret_file=tmp_path / "secret")
+    place = settings.Registry(db="postgresql://ann:SECRET@db/windlass", store="s3://id:SECRET@bucket/models")
+    client = settings.Client(key="wl_SECRET")
+    found = settings.Settings(home=tmp_path, webhooks=(hook,), registry=place, client=client)
+    said = str(doctor.values(found)) + str(list(checks_security.webhooks(found, 0.0)))
+    assert "SECRET" not in said
+    assert "https://hooks.example" in said
+
+
+def test_the_database_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        references.open_keys(settings.Settings(home=tmp_path)).close()
+    finally:
+        os.umask(before)
+    assert [oct(path.stat().st_mode & 0o777) for path in tmp_path.glob("registry.db*")] == ["0o600"]

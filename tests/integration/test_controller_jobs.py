@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from windlass import settings
 from windlass.controller import jobs, lead
 from windlass.records import jobs as stored
@@ -89,3 +91,11 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+@pytest.mark.promise("P-08")
+def test_a_fault_of_ours_is_not_told_to_who_asked(caplog: pytest.LogCaptureFixture) -> None:
+    ended = _run([sys.executable, "-c", "raise RuntimeError('/srv/secret')"])
+    told = jobs._result(ended)
+    assert told == {"exit_code": 1, "error": "it failed; the controller's log has the details"}
+    assert "/srv/secret" in caplog.text

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from windlass import errors, references, settings
 from windlass.cli import checks
+from windlass.controller import webhooks as senders
 from windlass.packaging import session
 from windlass.records import keys as key_rows
 from windlass.security import landlock, pepper
@@ -121,7 +122,9 @@ def webhooks(configuration: settings.Settings, _: float) -> Iterator[checks.Find
     for hook in configuration.webhooks:
         path = hook.secret_file
         if not path.is_file():
-            yield checks.Finding("webhook", "wrong", f"{hook.url}: there is no {path}", "Write its secret there.")
+            yield checks.Finding(
+                "webhook", "wrong", f"{senders.named(hook.url)}: there is no {path}", "Write its secret there."
+            )
         elif path.stat().st_mode & 0o077:
             yield checks.Finding("webhook", "wrong", f"{path} can be read by others", f"Close it: chmod 600 {path}")
         elif len(path.read_bytes().strip()) < _LEAST_SECRET:
@@ -131,7 +134,7 @@ def webhooks(configuration: settings.Settings, _: float) -> Iterator[checks.Find
             plain = hook.url.startswith("http://")
             mend = "Use https://, or others on the way read it." if plain else ""
             yield checks.Finding(
-                "webhook", "warning" if plain else "ok", f"{hook.url} ({', '.join(hook.events)})", mend
+                "webhook", "warning" if plain else "ok", f"{senders.named(hook.url)} ({', '.join(hook.events)})", mend
             )
 
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 LONGEST_S = 1800.0
 _SAID = 256 * 1024
 _LAST_WORDS = 2_000
+_FAULT = b"Traceback (most recent call last)"
 _TRIES = 2
 # A job whose controller died is taken by the next one after this time; the child died with the first.
 _CLAIM_S = 60.0
@@ -178,6 +179,10 @@ def _result(ended: Ended) -> dict[str, Any]:
         except ValueError:
             return {"said": ended.out.decode(errors="replace")[:_LAST_WORDS]}
     why = ended.err.decode(errors="replace").removeprefix("Error: ").strip()[-_LAST_WORDS:]
+    if _FAULT in ended.err:
+        # A fault of ours names files and lines, which are for who runs this, not for who asks the API.
+        log.error("a job failed:\n%s", why)
+        why = "it failed; the controller's log has the details"
     if ended.late:
         why = f"its time was up: {why}"
     return {"exit_code": ended.code, "error": why or f"it was killed by signal {-ended.code}"}

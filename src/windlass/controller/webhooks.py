@@ -73,7 +73,7 @@ class Webhooks:
                     outbox.postpone(connection, message.id, missing=missing, next_at=now + wait)
                     continue
                 if missing:
-                    places = ", ".join(_named(url) for url in missing)
+                    places = ", ".join(named(url) for url in missing)
                     log.warning("event %d (%s) was not taken by %s", message.id, message.event, places)
                 outbox.done(connection, message.id, now=now)
             if stop.is_set():
@@ -111,9 +111,9 @@ class Webhooks:
             with self._http.stream("POST", place.url, content=body, headers=told) as answer:
                 if answer.is_success:
                     return True
-                log.info("%s answered %d to %s", _named(place.url), answer.status_code, identity)
+                log.info("%s answered %d to %s", named(place.url), answer.status_code, identity)
         except (httpx.HTTPError, OSError, errors.WindlassError) as e:
-            log.info("%s was not told of %s: %s", _named(place.url), identity, e)
+            log.info("%s was not told of %s: %s", named(place.url), identity, e)
         return False
 
 
@@ -125,7 +125,10 @@ def signature(secret: bytes, identity: str, timestamp: int, body: bytes) -> str:
 
 def secret_of(file: Path) -> bytes:
     """The secret in a file: `whsec_` and base64, or the text itself; `UsageError` if it is too short to be one."""
-    text = file.read_text(encoding="utf-8").strip()
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise errors.UsageError(f"{file} holds no text") from None
     secret = text.encode()
     if text.startswith(_BASE64):
         try:
@@ -144,7 +147,7 @@ def check(url: str) -> None:
     if host and not parts.username and (parts.scheme == "https" or (parts.scheme == "http" and _is_here(host))):
         return
     raise errors.UsageError(
-        f"the webhook {_named(url)} is no https address.", hint="http is taken on this machine only; no user in it."
+        f"the webhook {named(url)} is no https address.", hint="http is taken on this machine only; no user in it."
     )
 
 
@@ -155,7 +158,7 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
-def _named(url: str) -> str:
+def named(url: str) -> str:
     """A place as it is logged: the path of some is a secret."""
     parts = urllib.parse.urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}"

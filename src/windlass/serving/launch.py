@@ -150,6 +150,7 @@ def detached(wanted: spec.Spec, home: Path, *, name: str = LOCAL, timeout_s: flo
             return found
         path = prepare(wanted, home, name)
         log = path.with_suffix(".log")
+        log.touch(mode=0o600)
         reading, writing = os.pipe()
         with log.open("ab") as output, os.fdopen(reading, "rb") as pipe:
             begun = output.tell()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 import sqlite3
 import time
@@ -46,7 +47,11 @@ class Database:
         self.sqlite = target.get_backend_name() == "sqlite"
         self._failed = False
         if self.sqlite:
-            Path(str(target.database)).parent.mkdir(parents=True, exist_ok=True)
+            file = Path(str(target.database))
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                # What keys are checked against is nobody else's to read. What cannot be made is said on opening.
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             # Opening is cheap and a fork must not inherit a handle, hence no pool.
             self._engine = sa.create_engine(target, poolclass=sa.NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
             mode = journal_mode(library)

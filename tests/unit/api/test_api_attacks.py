@@ -246,3 +246,36 @@ def test_a_body_that_stops_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(errors.InvalidInput, match="did not go on"):
         asyncio.run(take(never))
     assert asyncio.run(take(whole))["body"] == b"x"
+
+
+def test_two_lengths_of_one_body_are_refused(shared_world: Any) -> None:
+    headers = {"content-type": "application/json", "content-length": "2", "transfer-encoding": "chunked"}
+    answer = shared_world.key()("POST", "/keys", content=b"{}", headers=headers)
+    assert (answer.status_code, "two ways" in answer.text) == (400, True)
+
+
+def test_who_goes_away_in_the_middle_of_a_body_is_no_fault_of_ours(
+    shared_world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = shared_world.key()
+    sent: list[Any] = []
+
+    async def gone() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    pairs = {"host": "127.0.0.1", "authorization": f"Bearer {key.text}", "content-type": "application/json"}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/keys",
+        "raw_path": b"/api/v1/keys",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(name.encode(), text.encode()) for name, text in pairs.items()],
+    }
+    asyncio.run(shared_world.client.app(scope, gone, send))
+    assert sent == []
+    assert "failed" not in caplog.text

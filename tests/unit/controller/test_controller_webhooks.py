@@ -135,3 +135,20 @@ def test_a_secret_that_is_none_is_said(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     with pytest.raises(errors.UsageError):
         webhooks.secret_of(file)
+
+
+def test_a_secret_that_is_no_text_is_said_and_stops_nothing(
+    world: Any, places: Places, hooks: Any, tmp_path: Path
+) -> None:
+    delivery = hooks(("https://a.example/hook", ("*",)))
+    (tmp_path / "secret").write_bytes(b"\xff" * 40)
+    with pytest.raises(errors.UsageError, match="holds no text"):
+        webhooks.secret_of(tmp_path / "secret")
+    _tell(world)
+    delivery.work(GO_ON)
+    assert places.told == []
+    assert _due(world) == []
+
+
+def test_a_place_is_named_without_what_may_be_secret() -> None:
+    assert webhooks.named("https://hooks.example:444/services/T0/B1/XYZ?token=abc") == "https://hooks.example"
