@@ -75,6 +75,7 @@ def running(context: output.Context, port: int) -> Iterator[up.Up]:
     log = home / "up.log"
     with log.open("ab") as stderr:
         child = subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=stderr)
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield _told(child, str(log))
     finally:
@@ -87,7 +88,14 @@ def running(context: output.Context, port: int) -> Iterator[up.Up]:
             child.wait()
         if child.stdout is not None:
             child.stdout.close()
+        # Where it ended without it: whoever ends the demo ends the server too.
         launch.stop(home, local.NAME)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _told(child: subprocess.Popen[bytes], log: str) -> up.Up:
