@@ -238,13 +238,13 @@ class Reconciler:
         if why and self._bring_back(found, live, why):
             return True
         with self._rows.read() as connection:
-            last = rollouts.of(connection, found.name, limit=1)
-            steps = rollouts.steps(connection, last[0].id) if last else ()
-        if steps and steps[-1].wanted is not None:
-            self._hands.apply(found.desired, self._kept(found.desired, steps[-1].wanted, last[0].ended_at or 0.0))
+            last = next(iter(rollouts.of(connection, found.name, limit=1)), None)
+            step = None if last is None else rollouts.last_step(connection, last)
+        if last is not None and step is not None and step.wanted is not None:
+            self._hands.apply(found.desired, self._kept(found.desired, step.wanted, last.ended_at or 0.0))
         self._hands.late(found.desired)
         if found.status.words.startswith(_NOT_NOW):
-            with self._changing(found, words=steps[-1].words if steps else ""):
+            with self._changing(found, words="" if step is None else step.words):
                 pass
         return False
 

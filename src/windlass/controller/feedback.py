@@ -68,6 +68,8 @@ class Feedback:
 
     def late(self, target: base.Target, name: str) -> None:
         """Join what came after the last rollout ended: it is told by arm, and counts for no verdict."""
+        if not self._waiting(name):
+            return
         with self._rows.read() as connection:
             last = rollouts.of(connection, name, limit=1)
         if last and last[0].ended_at is not None:

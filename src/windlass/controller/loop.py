@@ -15,8 +15,8 @@ from typing import Protocol
 
 from windlass import errors, settings
 from windlass.controller import acting, deployments, feedback, jobs, lead, patience, webhooks
+from windlass.records import answers, outbox
 from windlass.records import deployments as stored
-from windlass.records import outbox
 from windlass.registry import registry as registries
 from windlass.storage import database
 from windlass.targets import local
@@ -99,14 +99,16 @@ class Controller:
     def _beat(self, stop: threading.Event) -> None:
         failures, led = 0, False
         while not stop.is_set():
-            wait = min(self._interval_s, lead.TTL_S / _BEATS)
+            wait = lead.TTL_S / _BEATS
             try:
                 leads = self._lead.beat()
                 failures = 0
+                # Each beat is a write to the disk: who leads need not be quick, but who waits for the lead is.
+                wait = wait if leads else min(self._interval_s, wait)
             except errors.WindlassError as e:
                 leads = False
                 failures += 1
-                wait = patience.pause(failures, first_s=wait, longest_s=10.0)
+                wait = patience.pause(failures, first_s=min(self._interval_s, wait), longest_s=10.0)
                 log.warning("the database does not answer, what is served goes on: %s", e)
             if leads != led:
                 led = leads
@@ -188,7 +190,7 @@ class Controller:
 
 
 class Housekeeping:
-    """Forgets what was delivered long ago."""
+    """Forgets what was delivered long ago, and answers that nobody will ask for again."""
 
     def __init__(self, leading: lead.Lead, clock: Callable[[], float]) -> None:
         self._lead = leading
@@ -202,6 +204,7 @@ class Housekeeping:
         if not 0 <= now - self._last < _HOURLY_S:
             with self._lead.write() as connection:
                 outbox.forget(connection, now=now)
+                answers.forget(connection, now=now)
             self._last = now
         return False
 

@@ -178,19 +178,13 @@ def steps(connection: sa.Connection, identity: int) -> tuple[Step, ...]:
     """The steps of a rollout, the first (number 0) first."""
     s = tables.rollout_step
     query = sa.select(s).where(s.c.rollout_id == identity).order_by(s.c.number)
-    return tuple(
-        Step(
-            number=row.number,
-            at=row.at,
-            phase=row.phase,
-            verdict=row.verdict,
-            words=row.words,
-            wanted=msgspec.json.decode(row.wanted, type=deployments.Wanted | None),
-            counts=json.loads(row.counts),
-            evidence=json.loads(row.evidence),
-        )
-        for row in connection.execute(query)
-    )
+    return tuple(map(_step, connection.execute(query)))
+
+
+def last_step(connection: sa.Connection, of: Rollout) -> Step:
+    """The step that a rollout is at, without a look at those before."""
+    s = tables.rollout_step
+    return _step(connection.execute(sa.select(s).where(s.c.rollout_id == of.id, s.c.number == of.step)).one())
 
 
 def _move(connection: sa.Connection, identity: int, expected: int, **values: Any) -> bool:
@@ -236,6 +230,19 @@ def _tell(connection: sa.Connection, action: str, new: Rollout, actor: str, reas
     outbox.add(connection, action, {"name": new.deployment, "id": new.id, **said}, now=now)
     subject = f"deployment/{new.deployment}"
     audit.append(connection, actor=actor, action=action, subject=subject, reason=reason, detail=said, now=now)
+
+
+def _step(row: sa.Row[Any]) -> Step:
+    return Step(
+        number=row.number,
+        at=row.at,
+        phase=row.phase,
+        verdict=row.verdict,
+        words=row.words,
+        wanted=msgspec.json.decode(row.wanted, type=deployments.Wanted | None),
+        counts=json.loads(row.counts),
+        evidence=json.loads(row.evidence),
+    )
 
 
 def _text(value: Any) -> str:

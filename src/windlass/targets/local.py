@@ -32,6 +32,8 @@ _KEYS_S = 1.0
 # Deployments that are looked at together share one look at the server; what is as it should be, one for longer.
 _TOGETHER_S = 0.2
 _KNOWN_S = 1.0
+# Keys that did not change are compared with the server's this often, for it may have been started again.
+_TOLD_S = 5.0
 _SERVING = deployment.Serving.__struct_fields__
 
 
@@ -130,7 +132,7 @@ class Local:
         """Put the keys of the home in force on the server, if it runs and has others; False: there is no more to do."""
         path = launch.find(self._home, NAME)
         if path is not None:
-            current = self._look(path, _KNOWN_S).current
+            current = self._look(path, _TOLD_S).current
             wanted = self._with(current, current.endpoints)
             if wanted != current:
                 self._permitted()
