@@ -15,6 +15,7 @@ import click
 from windlass import errors, references
 from windlass.cli import lazy, output, planes, watching
 from windlass.records import deployments, rollouts
+from windlass.rollout import ledger, plan
 
 _EVERY_S = 1.0
 _PART = 500
@@ -163,7 +164,9 @@ def _rollouts(every: list[rollouts.Rollout]) -> str:
         )
         for r in every
     ]
-    return output.table(("", "BEGAN", "TOOK", "FROM", "TO", "STRATEGY", "END", "VERDICT", "BY", "WHY"), rows)
+    spent = [ledger.entry(plan.strategy_of(r.strategy), r.outcome, compared=r.old is not None) for r in every]
+    table = output.table(("", "BEGAN", "TOOK", "FROM", "TO", "STRATEGY", "END", "VERDICT", "BY", "WHY"), rows)
+    return f"{table}\n\n{ledger.words(spent)}"
 
 
 def _steps(steps: tuple[rollouts.Step, ...]) -> str:

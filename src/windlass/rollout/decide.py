@@ -318,7 +318,7 @@ def _doubts(plan: plans.Plan, state: State, observed: deployment.Observed, judge
     if not observed.measured:
         return ["The counts of requests are not known, so nothing is concluded."]
     idle = _stage(plan, state).asked and _asked(plan, state, observed) <= state.asked
-    found = [f"Version {plan.new.arm} has not been asked yet at this step."] if idle else []
+    found = ["No request at this step."] if idle else []
     return [*found, _sentence(judgement.words)] if judgement.words else found
 
 

@@ -170,14 +170,15 @@ def _bounds(guard: Guard, baseline: str, verdict: Verdict, findings: list[Findin
     for one in findings:
         by_rate = one.difference / guard.margin <= one.upper / (1.0 + guard.delta)
         if one.difference < 1.0 and (by_rate or one.upper >= _UNKNOWN):
-            bound = f"at most {phrases.up(100.0 * one.difference)} points more"
-        elif one.upper < _UNKNOWN:
-            bound = f"at most {phrases.up(one.upper, 3)} times as many"
+            bound = f"{phrases.up(100.0 * one.difference)} points more"
         else:
-            bound = "are not known yet"
+            bound = f"{phrases.up(one.upper, 3)} times as many" if one.upper < _UNKNOWN else ""
         alike.setdefault(bound, []).append(comparisons.EVENTS[one.metric])
-    said = ", ".join(f"{phrases.listed(events)} {bound}" for bound, events in alike.items())
+    unknown = alike.pop("", [])
+    most = ", ".join(f"{bound} {phrases.listed(events)}" for bound, events in alike.items())
+    said = [f"beside version {baseline} at most {most}"] if most else []
+    said += [f"nothing is known of {phrases.listed(unknown)}"] if unknown else []
     if verdict == "PROMOTE":
-        return f"no harm: beside version {baseline}, {said}"
+        return f"no harm: {', '.join(said)}"
     points = "" if guard.sticky else f"{phrases.up(100.0 * guard.margin)} points or "
-    return f"not decided yet: beside version {baseline}, {said}; {points}{1.0 + guard.delta:g} times would be allowed"
+    return f"undecided: {', '.join(said)} (allowed: {points}{1.0 + guard.delta:g} times)"

@@ -74,7 +74,7 @@ def test_a_canary_climbs_its_steps_and_is_promoted_on_evidence() -> None:
     assert canary.look().words == "Version 2 is being loaded; version 1 has all requests."
     canary.look()
     assert canary.shares == {"1": 95, "2": 5}
-    assert "Version 2 has 5 % of the requests (step 1 of 2). Version 2 has not been asked yet" in canary.look().words
+    assert "Version 2 has 5 % of the requests (step 1 of 2). No request at this step." in canary.look().words
     canary.look(seconds=600)
     assert canary.shares == {"1": 95, "2": 5}, "it was not asked"
     canary.look(requests=5)
@@ -111,7 +111,7 @@ def test_silence_never_promotes_and_ends_inconclusive(silence: str) -> None:
     assert canary.look(PROOF, seconds=3500, requests=0 if silence == "no requests" else 9).phase == "RUNNING"
     step = canary.look(PROOF, seconds=100)
     assert (step.verdict, step.state.phase) == ("INCONCLUSIVE", "RETURNING")
-    said = "Version 2 has not been asked" if silence == "no requests" else "The counts of requests are not known"
+    said = "No request at this step" if silence == "no requests" else "The counts of requests are not known"
     assert "Not at its end within 60 min." in step.words
     assert said in step.words
     assert canary.shares == {"1": 100, "2": 0}
@@ -342,3 +342,36 @@ def test_real_evidence_promotes_the_good_and_calls_back_the_bad(simulation: Modu
         assert "version 2" in found.words
     silent = simulation.run(wished, simulation.Traffic(rate=0.0, tick_s=60), 1)
     assert (silent.outcome, silent.verdict, silent.asked) == ("old", "INCONCLUSIVE", 0)
+
+
+def test_what_is_slow_may_be_told_later_from_the_old_release_and_is_judged_from_then_on(simulation: ModuleType) -> None:
+    wished = deployment.Strategy("canary", {"max_s": 14_400})
+    quiet = simulation.Traffic(warm_s=0.0)
+    good = simulation.run(wished, quiet, 1)
+    assert (good.outcome, good.verdict) == ("new", "PROMOTE")
+    slower = msgspec.structs.replace(quiet, new=simulation.Behaviour(latency_s=0.1))
+    found = simulation.run(wished, slower, 1)
+    assert (found.outcome, found.verdict) == ("old", "ABORT")
+    assert "answers slower than" in found.words
+    assert max(len(said) for said in good.steps) <= 240
+
+
+def test_the_threshold_of_slow_answers_is_fixed_once() -> None:
+    made = plan.make(deployment.Desired("m", release(2), deployment.Strategy("canary")), release(1))
+
+    def seen(answers: int, generation: int) -> deployment.Observed:
+        counts = deployment.Counts(admitted=answers, ok=answers, latency=(answers - 10, 10, 0))
+        segment = deployment.Segment(1, {"1": 100.0}, {"1": counts})
+        return deployment.Observed(1.0, generation=generation, segments=(segment,), bounds=(0.01, 0.02))
+
+    state = decide.start(made, seen(50, 1), 0.0)
+    assert (state.slow_ms, state.slow_from) == (0.0, 0)
+    nothing = evidence.Judgement("CONTINUE", "")
+    later = decide.decide(made, state, seen(150, 4), nothing, 1.0)
+    assert (later.state.slow_ms, later.state.slow_from) == (10.0, 4)
+    assert later.wanted is not None
+    assert later.wanted.slow_ms == 10.0
+    again = decide.decide(made, later.state, seen(100_000, 6), nothing, 2.0)
+    assert (again.state.slow_ms, again.state.slow_from) == (10.0, 4)
+    off = plan.make(deployment.Desired("m", release(2), deployment.Strategy("canary", {"latency": False})), release(1))
+    assert decide.start(off, seen(150, 1), 0.0).slow_ms == 0.0

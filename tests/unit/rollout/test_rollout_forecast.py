@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from windlass import errors
-from windlass.rollout import evidence, forecast, ledger, ramp
+from windlass.rollout import evidence, forecast, ledger, plan, ramp
 from windlass.statistics import eprocess
+from windlass.types import deployment
 
 STEPS = [(1.0, 60.0), (5.0, 60.0), (10.0, 60.0), (25.0, 60.0), (50.0, 60.0)]
 GUARD = evidence.Guard(slow_ms=50.0)
@@ -75,10 +76,12 @@ def test_nothing_is_expected_of_no_traffic() -> None:
 
 
 def test_every_release_spends_its_alpha_however_it_ended() -> None:
-    entries = [ledger.Entry(n, 0.01, "old" if n == 7 else "new") for n in range(1, 101)]
-    found = ledger.state([*entries, entries[0]])
-    assert (found.releases, found.rolled_back) == (100, 1)
-    assert found.spent == pytest.approx(1.0)
-    assert "1 in 100 releases" in found.words
-    assert ledger.state([]).words == "no release has been judged yet"
-    assert "none was judged" in ledger.state([ledger.Entry(1, 0.0)]).words
+    canary, swap = (plan.strategy_of(deployment.Strategy(kind)) for kind in ("canary", "recreate"))
+    ends = ["old" if n == 7 else "new" for n in range(99)]
+    entries = [ledger.entry(canary, end, compared=True) for end in (*ends, "")]
+    first = [ledger.entry(swap, "new", compared=True), ledger.entry(canary, "new", compared=False)]
+    assert ledger.words([*first, *entries]) == (
+        "100 judged on evidence, 1 ended at the old version. Had all been good, at most 1 of them would be expected to "
+        "be sent back: 1 in 100 releases."
+    )
+    assert ledger.words(first) == ledger.words([]) == "None was judged on evidence."

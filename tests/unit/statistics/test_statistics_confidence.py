@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.statistics import confidence, distribution, eprocess, multiple
+from windlass.statistics import confidence, distribution, eprocess
 
 ALPHA = 0.05
 RUNS = 50
@@ -162,22 +162,3 @@ def test_bands_find_what_is_slower() -> None:
     assert high[0] > 0.8
     assert low[1] < 0.0
     assert distribution.band(0, 0.01) == 1.0
-
-
-def test_discoveries_are_the_largest_that_suffice_together() -> None:
-    logs = np.log([500.0, 1.0, 60.0, 90.0, 0.1])
-    # The k-th largest of 5 needs 5 / (0.05 k): 100, 50, 33.
-    assert multiple.discoveries(logs, 0.05) == (0, 2, 3)
-    assert multiple.discoveries(np.log([99.0, 1.0, 1.0, 1.0, 1.0]), 0.05) == ()
-    assert multiple.discoveries([], 0.05) == ()
-
-
-def test_few_discoveries_are_false_however_they_depend() -> None:
-    rng = np.random.default_rng(8)
-    parts = []
-    for _ in range(400):
-        common = rng.standard_normal()
-        true = 1.5 * common - 1.125  # e^(1.5 z - 1.125) expects 1: nothing is there, ten times the same.
-        found = multiple.discoveries([true] * 10 + [12.0] * 5, 0.1)
-        parts.append(sum(i < 10 for i in found) / max(1, len(found)))
-    assert float(np.mean(parts)) <= 0.1
