@@ -12,11 +12,10 @@ pytestmark = pytest.mark.timeout(300)
 QUICK = {"steps": [50.0], "step_s": 0.2, "min_s": 0.2, "margin": 0.3, "max_s": 30.0}
 
 
-@pytest.fixture
-def first(shared: Any, request: pytest.FixtureRequest) -> Any:
-    """A good release that is live under the test's own name, which answers after 2 ms."""
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:40].strip("-")
-    release = shared.release(name, run_ms=2)
+@pytest.fixture(scope="module")
+def first(shared: Any) -> Any:
+    """A good release that is live, answers after 2 ms, and is live again after each of these tests."""
+    release = shared.release("m", run_ms=2)
     shared.live(release)
     return release
 
@@ -91,7 +90,7 @@ def test_worse_answers_by_what_people_say(shared: Any, first: Any) -> None:
 
 
 def test_without_requests_nothing_is_concluded(shared: Any, first: Any) -> None:
-    other = shared.release(first.name, run_ms=2, fail_above=1e6)
+    other = shared.release(first.name, run_ms=2, fail_above=2e6)
     shared.wish(other, "canary", **{**QUICK, "max_s": 1.0})
     ended = shared.ended(first.name, other)
     assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words
@@ -102,7 +101,7 @@ def test_without_requests_nothing_is_concluded(shared: Any, first: Any) -> None:
 def test_without_counts_nothing_is_concluded(shared: Any, first: Any) -> None:
     """The server answers, and tells no outcomes: it is not known what came of anything."""
     callers = shared.callers(first.name)
-    second = shared.release(first.name, run_ms=2, fail_above=1e6)
+    second = shared.release(first.name, run_ms=2, fail_above=3e6)
     shared.wish(second, "canary", **{**QUICK, "min_s": 2.0, "step_s": 2.0, "max_s": 2.5})
     shared.until(lambda: len(callers.of(second.arm)) > 0)
     with shared.silent():
@@ -110,7 +109,7 @@ def test_without_counts_nothing_is_concluded(shared: Any, first: Any) -> None:
         assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words
         assert "counts of requests are not known" in ended.words
         # One that begins then is sent nothing.
-        third = shared.release(first.name, run_ms=2, fail_above=1e5)
+        third = shared.release(first.name, run_ms=2, fail_above=4e6)
         shared.wish(third, "canary", **QUICK, ready_s=1.0)
         ended = shared.ended(first.name, third)
         assert (ended.outcome, ended.verdict) == ("old", "INCONCLUSIVE"), ended.words

@@ -53,7 +53,7 @@ def test_a_canary_whose_controllers_are_killed_at_many_places_ends_right(plane: 
     plane.end(settled)
     callers = plane.callers("m")
     plane.wish(second, "canary", **STEPS)
-    plane.control(dies=2, ttl_s=SOON_S)
+    plane.control(dies=3, ttl_s=SOON_S)
     _promoted(plane, second)
     callers.stop()
     _right(plane, "m", callers)
