@@ -36,7 +36,7 @@ _SHADOW = ("min_s=5", "max_s=60", "atol=1", "rtol=0")
 _EXPERIMENT = ("sticky=header:x-user", "promote_winner=true", "min_s=10", *_JUDGED)
 
 
-class Life(msgspec.Struct):
+class Life(msgspec.Struct, frozen=True):
     """What the parts share: the versions and why they are as they are, by role; the load; what came of each rollout."""
 
     context: output.Context
