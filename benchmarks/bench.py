@@ -268,7 +268,8 @@ def main() -> int:
     titles = {name: model.title for name, model in models.MODELS.items()}
     text, kept = report.write(run, titles | {"mlp, gRPC": f"{titles['mlp']}, gRPC"})
     if not options.dry:
-        (RESULTS.parent / "RESULTS.md").write_text(text)
+        # What `rollouts.py` measured stays.
+        (RESULTS.parent / "RESULTS.md").write_text(f"{text.rstrip()}\n\n{(RESULTS / 'rollouts.md').read_text()}")
     print(text)
     return 0 if kept else 1
 
