@@ -32,7 +32,7 @@ _ROWS = 4
 # Time is short here; evidence is not: as many requests are needed as anywhere.
 _JUDGED = ("max_s=120", "delta=1", "margin=0.02")
 _CANARY = (f"harmed_budget={_BUDGET:g}", "regression=3", "score_margin=0.05", "step_s=3", "min_s=15", *_JUDGED)
-_SHADOW = ("min_s=5", "max_s=60", "atol=1", "rtol=0")
+_SHADOW = ("min_s=5", "max_s=60", "atol=1.2", "rtol=0")
 _EXPERIMENT = ("sticky=header:x-user", "promote_winner=true", "min_s=10", *_JUDGED)
 
 
