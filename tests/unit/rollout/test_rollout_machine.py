@@ -113,7 +113,8 @@ class Rollout(stateful.RuleBasedStateMachine):
         step: decide.Step,
     ) -> None:
         wanted, state = step.wanted, step.state
-        assert step.words and not step.words[0].islower() and step.words.endswith("."), step.words
+        assert not step.words[:1].islower(), step.words
+        assert step.words.endswith("."), step.words
         assert ".." not in step.words
         assert "  " not in step.words
         assert step.done == (state.phase == "DONE") == bool(step.outcome)
