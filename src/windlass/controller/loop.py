@@ -93,8 +93,8 @@ class Controller:
     def once(self) -> None:
         """One look at everything that is due, here and now; deployments that have more to do are looked at on."""
         if self._lead.beat():
-            for name in self._due():
-                self._work(name, threading.Event())
+            for name, generation in self._due():
+                self._work(name, generation, threading.Event())
 
     def _beat(self, stop: threading.Event) -> None:
         failures, led = 0, False
@@ -117,15 +117,19 @@ class Controller:
 
     def _look(self, stop: threading.Event) -> None:
         """Give every deployment that is due a thread, up to so many at once."""
-        for name in self._due():
+        for name, generation in self._due():
             with self._changing:
                 if name in self._at_work or len(self._at_work) >= _AT_ONCE:
                     continue
                 self._at_work.add(name)
-            threading.Thread(target=self._work, args=(name, stop), name=f"deployment-{name}", daemon=True).start()
+            work = threading.Thread(
+                target=self._work, args=(name, generation, stop), name=f"deployment-{name}", daemon=True
+            )
+            work.start()
 
-    def _due(self) -> list[str]:
-        due: list[tuple[float, str]] = []
+    def _due(self) -> list[tuple[str, int]]:
+        """The deployments to look at, whoever waited longest first, with the generations of their wishes."""
+        due: list[tuple[float, str, int]] = []
         now, after = self._clock(), ""
         while True:
             with self._rows.read() as connection:
@@ -137,11 +141,9 @@ class Controller:
                     self._patience.worked(one.name)
                 elif not self._patience.due(one.name, now) or 0 <= now - at < self._pause(one):
                     continue
-                self._looked[one.name] = (one.generation, at)
-                due.append((at, one.name))
+                due.append((at, one.name, one.generation))
             if len(page) < _PAGE:
-                # Whoever waited longest comes first.
-                return [name for _, name in sorted(due)]
+                return [(name, generation) for _, name, generation in sorted(due)]
             after = page[-1].name
 
     def _pause(self, one: stored.Deployment) -> float:
@@ -150,7 +152,7 @@ class Controller:
             return self._interval_s
         return REST_S if one.removed_at is None else math.inf
 
-    def _work(self, name: str, stop: threading.Event) -> None:
+    def _work(self, name: str, generation: int, stop: threading.Event) -> None:
         try:
             while not stop.is_set() and self._reconciler.reconcile(name):
                 pass
@@ -160,7 +162,8 @@ class Controller:
         except Exception as e:  # noqa: BLE001 - one deployment's fault is not the others'
             self._failed(name, e)
         finally:
-            self._looked[name] = (self._looked.get(name, (-1, 0.0))[0], self._clock())
+            # A wish that came meanwhile has a generation of its own, and is looked at without a wait.
+            self._looked[name] = (generation, self._clock())
             with self._changing:
                 self._at_work.discard(name)
 
