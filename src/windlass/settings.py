@@ -7,11 +7,12 @@ Must never take an unknown key in silence: it is an error that names the nearest
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
 
@@ -38,6 +39,14 @@ class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
     admin_port: int = pydantic.Field(default=8001, ge=0, le=65535)
 
 
+def _listed(value: Any) -> Any:
+    """The environment has texts only: there a list is written with commas."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_listed)]
+
+
 class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
     """Where the control plane's API listens, which host names it answers for, and how often it looks (seconds).
 
@@ -47,7 +56,7 @@ class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     host: str = "127.0.0.1"
     port: int = pydantic.Field(default=8080, ge=0, le=65535)
-    hosts: tuple[str, ...] = ()
+    hosts: Texts = ()
     interval_s: float = pydantic.Field(default=1.0, gt=0, le=60)
     warm_s: float = pydantic.Field(default=600.0, ge=0)
 
@@ -57,13 +66,13 @@ class Webhook(pydantic.BaseModel, frozen=True, extra="forbid"):
 
     url: str
     secret_file: Path
-    events: tuple[str, ...] = ("*",)
+    events: Texts = ("*",)
 
 
 class Policy(pydantic.BaseModel, frozen=True, extra="forbid"):
     """What a version needs before an alias or a deployment may lead to it: passed evidence of each of these kinds."""
 
-    require: tuple[str, ...] = ()
+    require: Texts = ()
 
 
 class Client(pydantic.BaseModel, frozen=True, extra="forbid"):
@@ -111,7 +120,11 @@ def load(
     for name, text in (os.environ if environ is None else environ).items():
         if name.startswith(PREFIX):
             dotted = name.removeprefix(PREFIX).lower().replace("__", ".")
-            _set(values, _SHORT.get(dotted, dotted).split("."), text)
+            _set(
+                values,
+                _SHORT.get(dotted, dotted).split("."),
+                _structure(name, text) if text.startswith(("[", "{")) else text,
+            )
     for dotted, value in (flags or {}).items():
         if value is not None:
             _set(values, dotted.split("."), value)
@@ -137,6 +150,16 @@ def for_child(settings: Settings) -> dict[str, str]:
     }
     kept = {name: text for name, text in os.environ.items() if name != f"{PREFIX}SERVER"}
     return kept | {f"{PREFIX}{name}": text for name, text in own.items()}
+
+
+def _structure(name: str, text: str) -> Any:
+    """What a variable says: its text, or what that is as JSON where it begins like a list or a table."""
+    if not text.startswith(("[", "{")):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as e:
+        raise errors.UsageError(f"{name} is not valid JSON: {e}", hint="A list of texts may also be a,b,c.") from None
 
 
 def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:

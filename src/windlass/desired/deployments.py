@@ -22,7 +22,7 @@ from windlass.records import rollouts as rollout_rows
 from windlass.registry import registry as registries
 from windlass.registry import versions
 from windlass.rollout import plan as plans
-from windlass.serving.routing import router
+from windlass.serving.routing import sticky
 from windlass.storage import database
 from windlass.types import deployment as types
 
@@ -254,9 +254,9 @@ class Deployments:
         Given again they change nothing; another score for the same is a revision. `UsageError` names the item.
         """
         feedback_rows.check(given)
-        sticky = router.Sticky(self.get(name).desired.salt)
+        places = sticky.Sticky(self.get(name).desired.salt)
         hashed = [
-            msgspec.structs.replace(one, key=sticky.place(one.key.encode())[1]) if one.key else one for one in given
+            msgspec.structs.replace(one, key=places.place(one.key.encode())[1]) if one.key else one for one in given
         ]
         with self._rows.write() as connection:
             return feedback_rows.add(connection, name, hashed, now=self._clock())

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from windlass import errors
 from windlass.controller import feedback as joining
 from windlass.records import feedback
-from windlass.serving.routing import router
+from windlass.serving.routing import sticky
 from windlass.storage import database
 from windlass.types import deployment
 
@@ -112,7 +112,7 @@ def test_of_revisions_that_wait_together_the_newest_counts(world: World) -> None
 
 
 def test_scores_are_joined_by_sticky_key_and_a_key_counts_once(world: World) -> None:
-    ada, ben = (router.Sticky("salt").place(key)[1] for key in (b"ada", b"ben"))
+    ada, ben = (sticky.Sticky("salt").place(key)[1] for key in (b"ada", b"ben"))
     world.target.send("r1", "3", ada)
     world.target.send("r2", "3", ada)
     world.target.send("r3", "4", ben)

@@ -7,7 +7,6 @@ decoded. Must never draw with another probability than it notes, or hold a lease
 from __future__ import annotations
 
 import bisect
-import hashlib
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +15,12 @@ from typing import Any
 import msgspec
 
 from windlass import errors
-from windlass.serving.routing import arms, exposures, firsts, shadow
+from windlass.serving.routing import arms, exposures, firsts, shadow, sticky
 from windlass.types import directory, refs, spec
 
 OVERRIDE = b"x-windlass-arm"
-_CALLER = "caller"
-_HEADER = "header:"
 # Shares are decimal fractions: their sum is 100 up to the rounding of floats.
 _ROUNDING = 1e-6
-# The caller of a server without keys: everybody, hence no key to stick to.
-_ANYBODY = "local"
-# A key is remembered by 64 bits of its hash.
-_KEY_DIGITS = 16
 Note = Callable[..., None]
 
 
@@ -57,9 +50,9 @@ def check(endpoint: spec.Endpoint) -> None:
     if endpoint.slow_ms < 0 or endpoint.epoch < 0:
         raise errors.UsageError(f"{where} has a negative slow_ms or epoch")
     if endpoint.sticky:
-        if endpoint.sticky != _CALLER and not endpoint.sticky.removeprefix(_HEADER).strip(":"):
+        if endpoint.sticky != sticky.CALLER and not endpoint.sticky.removeprefix(sticky.HEADER).strip(":"):
             raise errors.UsageError(f"{where} sticks to no header", hint="Write header:NAME, or caller.")
-        if endpoint.sticky != _CALLER and not endpoint.sticky.startswith(_HEADER):
+        if endpoint.sticky != sticky.CALLER and not endpoint.sticky.startswith(sticky.HEADER):
             raise errors.UsageError(
                 f"{where} cannot stick to '{endpoint.sticky}'", hint="Write header:NAME, or caller."
             )
@@ -69,44 +62,6 @@ def check(endpoint: spec.Endpoint) -> None:
 
 def _list(names: set[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
-
-
-class Sticky:
-    """A key's place in [0, 1) and its name in the log: both from one keyed hash, both the same for ever."""
-
-    def __init__(self, salt: str) -> None:
-        self._state = hashlib.blake2b(key=hashlib.blake2b(salt.encode()).digest(), digest_size=24)
-
-    def place(self, key: bytes) -> tuple[float, str]:
-        """Where the key falls, and the hash that stands for it."""
-        state = self._state.copy()
-        state.update(key)
-        digest = state.digest()
-        # As many bits as a float has, so that the place is never rounded up to 1.
-        return (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53, digest[8:].hex()
-
-
-class Sticks:
-    """Where an endpoint's requests stick: by a header's value or by the caller."""
-
-    def __init__(self, endpoint: spec.Endpoint) -> None:
-        self._header = endpoint.sticky.removeprefix(_HEADER).lower().encode() if endpoint.sticky != _CALLER else b""
-        self._sticky = Sticky(endpoint.salt)
-
-    def place(self, headers: Mapping[bytes, bytes], caller: str) -> tuple[float, str] | None:
-        """The place and the hash of a request's key; None if it has none."""
-        found = headers.get(self._header, b"") if self._header else _key_of(caller)
-        return self._sticky.place(found) if found else None
-
-    def went_wrong(self, tell: Callable[[int], None]) -> Callable[[Mapping[bytes, bytes], str], None]:
-        """What tells of the keys of requests that ended badly."""
-
-        def bad(headers: Mapping[bytes, bytes], caller: str) -> None:
-            found = self.place(headers, caller)
-            if found is not None:
-                tell(int(found[1][:_KEY_DIGITS], 16))
-
-        return bad
 
 
 def layout(shares: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -170,7 +125,7 @@ class Router:
         self._uniform = uniform
         self._pins = [(p.header.lower().encode(), p.value.encode(), p.arm) for p in endpoint.pins]
         self._override = endpoint.override
-        self._sticks = Sticks(endpoint) if endpoint.sticky else None
+        self._sticks = sticky.Sticks(endpoint) if endpoint.sticky else None
 
     def route(self, headers: Mapping[bytes, bytes], caller: str, request_id: str) -> directory.ModelView:
         """The arm of a request: pinned, named, or drawn. `InvalidInput` naming the arms if it names none of them."""
@@ -209,10 +164,6 @@ class Router:
         return route
 
 
-def _key_of(caller: str) -> bytes:
-    return b"" if caller == _ANYBODY else caller.encode()
-
-
 def describe(found: Routing) -> dict[str, Any]:
     """The shares in force of an endpoint that has several arms or a shadow."""
     if found.view.route is None:
@@ -246,7 +197,7 @@ def routing(
     if mirrored is not None:
         mirrored.uses.hold()
     slow_s = endpoint.slow_ms / 1e3 or math.inf
-    sticks = Sticks(endpoint) if endpoint.sticky and endpoint.epoch else None
+    sticks = sticky.Sticks(endpoint) if endpoint.sticky and endpoint.epoch else None
     if len(loaded) == 1 and mirrored is None:
         view = msgspec.structs.replace(loaded[0].view, lease=lease, slow_s=slow_s)
         return Routing(endpoint, generation, loaded, None, view, {view.version: view}, lease)
