@@ -136,6 +136,17 @@ def test_the_same_wish_again_changes_nothing(either: Cli, tmp_path: Path) -> Non
     assert "Nothing changes" in said
 
 
+def test_what_is_taken_away_is_wanted_no_more(either: Cli) -> None:
+    _, out, _ = either("deploy", "fraud", "fraud@1")
+    assert out == "fraud: fraud@1 by recreate, generation 1, wanted; nothing is live"
+    assert either("deploy", "fraud", "fraud@2", "--remove")[0] == 2
+    assert either("deploy", "--remove")[0] == 2
+    assert either("deploy", "fraud", "--remove", "--if-generation", "7")[0] == 5
+    assert either("deploy", "fraud", "--remove", "--reason", "over")[0] == 0
+    assert either("rollout", "status", "fraud")[0] == 3
+    assert either("deploy", "fraud", "--remove")[0] == 3
+
+
 def test_without_a_controller_it_is_said_that_nothing_moves(cli: Cli) -> None:
     code, out, said = cli("deploy", "fraud", "fraud@1")
     assert code == 0

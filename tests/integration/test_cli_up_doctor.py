@@ -59,6 +59,14 @@ def test_a_taken_port_is_said_and_no_key_is_left_that_nobody_saw(cli: Cli, tmp_p
     assert key["revoked_at"] is not None
 
 
+@pytest.mark.parametrize("command", [("up", "--port", "0"), ("rollout", "status")])
+def test_a_home_that_cannot_be_is_said_without_a_traceback(cli: Cli, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "home").write_text("a file")
+    code, out, said = cli(*command)
+    assert (code, out) == (6, "")
+    assert f"{tmp_path / 'home'}: File exists." in said
+
+
 def test_up_acts_on_the_home_of_this_machine_alone(cli: Cli) -> None:
     code, _, said = cli("--server", "http://127.0.0.1:1", "up")
     assert code == 1
@@ -103,7 +111,7 @@ def test_only_ctrl_c_takes_the_server_down(tmp_path: Path, monkeypatch: pytest.M
     assert stopped == [tmp_path]
     # Another control plane of this home is at work: the server is its.
     with contextlib.closing(database.open_database(context.settings.database_url)) as rows, rows.write() as connection:
-        leases.acquire(connection, planes.CONTROLLER, "another", ttl_s=60, now=time.time())
+        leases.acquire(connection, leases.CONTROLLER, "another", ttl_s=60, now=time.time())
     up._end(context, context.settings, keep=False)
     assert stopped == [tmp_path]
 

@@ -81,6 +81,10 @@ def run(arguments: list[str] | None = None) -> int:
         if isinstance(e, click.ClickException):
             e.show()
             return e.exit_code
+        if isinstance(e, OSError) and e.filename and e.strerror:
+            refusal = errors.Unavailable(f"{e.filename}: {e.strerror}.", hint="Check the path, its owner and the disk.")
+            _complain(refusal)
+            return refusal.exit_code
         raise
     return result if isinstance(result, int) else 0
 
