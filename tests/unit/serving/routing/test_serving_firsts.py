@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windlass.serving.routing import firsts, router
+from windlass.serving.routing import firsts, sticky
 from windlass.types import spec
 
 EVENTS = st.lists(st.tuples(st.integers(0, 1), st.integers(1, 3), st.integers(0, 9)), max_size=60)
@@ -60,7 +60,7 @@ def test_what_is_remembered_of_keys_is_bounded(monkeypatch: pytest.MonkeyPatch) 
 def test_a_request_is_known_by_its_key_alone() -> None:
     found: list[int] = []
     endpoint = spec.Endpoint("m", (), sticky="header:X-User", salt="s", epoch=1)
-    bad = router.Sticks(endpoint).went_wrong(found.append)
+    bad = sticky.Sticks(endpoint).went_wrong(found.append)
     bad({b"x-user": b"ann"}, "key1")
     bad({b"x-user": b"ann"}, "key2")
     bad({b"x-user": b"bob"}, "key1")
