@@ -63,6 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _place(item).startswith(ALONE):
             item.add_marker(pytest.mark.alone)
+        elif _place(item).startswith("e2e/"):
+            # The servers and models that a file's tests share are made once, not once in each process.
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         for kind in ("promise", "threat"):
             item.user_properties += [(kind, name) for marker in item.iter_markers(kind) for name in marker.args]
     items.sort(key=_tier)
