@@ -268,8 +268,9 @@ def main() -> int:
     titles = {name: model.title for name, model in models.MODELS.items()}
     text, kept = report.write(run, titles | {"mlp, gRPC": f"{titles['mlp']}, gRPC"})
     if not options.dry:
-        # What `rollouts.py` measured stays.
-        (RESULTS.parent / "RESULTS.md").write_text(f"{text.rstrip()}\n\n{(RESULTS / 'rollouts.md').read_text()}")
+        # What `registry_http.py`, the drills and `rollouts.py` measured stays.
+        others = [(RESULTS / name).read_text().rstrip() for name in ("registry.md", "rollouts.md")]
+        (RESULTS.parent / "RESULTS.md").write_text("\n\n".join([text.rstrip(), *others]) + "\n")
     print(text)
     return 0 if kept else 1
 
