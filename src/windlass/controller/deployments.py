@@ -170,7 +170,7 @@ class Reconciler:
             verdict=step.verdict,
             words=step.words,
             wanted=step.wanted,
-            counts=counts_since(observed, state.began),
+            counts=counts_since(observed, step.state.began),
             evidence=msgspec.to_builtins(judgement),
         )
         changed = turn.state != under_way.state or step.phase != under_way.phase
@@ -335,11 +335,11 @@ def decide_state(under_way: rollouts.Rollout) -> decide.State:
     return msgspec.convert(under_way.state, decide.State)
 
 
-def counts_since(observed: deployment.Observed, began: int) -> dict[str, dict[str, int]]:
+def counts_since(observed: deployment.Observed, began: int | None) -> dict[str, dict[str, int]]:
     """By arm, the sums of what was counted since the rollout began; latencies are left out."""
     sums: dict[str, dict[str, int]] = {}
     for segment in observed.segments:
-        if segment.generation <= began:
+        if began is None or segment.generation <= began:
             continue
         for arm, counts in segment.counts.items():
             mine = sums.setdefault(arm, dict.fromkeys(_COUNTED, 0))

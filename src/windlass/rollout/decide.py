@@ -33,7 +33,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     """All that a rollout remembers; stored as JSON between two looks (`msgspec.to_builtins`, `msgspec.convert`).
 
     It is equal to the one before as long as nothing happens, so that it need not be stored again. Fixed at the start:
-    `began` is the generation of the weights until then, `mirrored` what any mirror had compared. `slow_ms` is the
+    `began` is the generation of the weights until then (None: the counts were not to be had; it is fixed when they
+    are, before any share is given), `mirrored` what any mirror had compared. `slow_ms` is the
     threshold of slow answers, fixed at the start or once it can be told, and `slow_from` the generation until then: the
     counts of those above it were made with it. `since` is when the present step came in force (`in_force`) or is waited
     for, `running_at` when a candidate was first asked. `asked` is how many requests the least asked candidate had been
@@ -42,7 +43,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
     phase: Literal["PREPARING", "RUNNING", "PROMOTING", "RETURNING", "DONE"] = "PREPARING"
     stage: int = 0
-    began: int = 0
+    began: int | None = 0
     mirrored: deployment.Mirrored = deployment.Mirrored()
     slow_ms: float = 0.0
     slow_from: int = 0
@@ -77,7 +78,13 @@ class Step(msgspec.Struct, frozen=True):
 def start(plan: plans.Plan, observed: deployment.Observed, now: float) -> State:
     """The state of a rollout that begins now. `observed` is what runs before it: from it come what is fixed."""
     mirrored = observed.mirrored or deployment.Mirrored()
-    return _threshold(plan, State(began=observed.generation, mirrored=mirrored, since=now), observed)
+    return _threshold(plan, State(began=_began(observed), mirrored=mirrored, since=now), observed)
+
+
+def _began(observed: deployment.Observed) -> int | None:
+    """The newest generation whose counts are no part of a rollout that begins with this look."""
+    known = (observed.generation, *(segment.generation for segment in observed.segments))
+    return max(known) if observed.measured else None
 
 
 def _threshold(plan: plans.Plan, state: State, observed: deployment.Observed) -> State:
@@ -95,7 +102,7 @@ def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evid
     """
     stage = plan.course.stages[state.stage]
     guard = plan.course.mirror_guard if stage.mirror else plan.course.guard
-    if guard is None or plan.old is None or state.running_at is None:
+    if guard is None or plan.old is None or state.running_at is None or state.began is None:
         return evidence.Judgement("CONTINUE", "")
     guard = replace(guard, slow_ms=state.slow_ms)
     observed = replace(observed, mirrored=wanting.since(state.mirrored, observed.mirrored))
@@ -179,6 +186,9 @@ def _pause(plan: plans.Plan, state: State, now: float) -> State:
 
 def _looked(plan: plans.Plan, state: State, observed: deployment.Observed, now: float) -> State:
     """Whether the present step is in force, since when, and how much its candidates had been asked by then."""
+    if state.began is None:
+        mirrored = observed.mirrored or state.mirrored
+        state = replace(state, began=_began(observed), mirrored=mirrored)
     state, stage = _threshold(plan, state, observed), _stage(plan, state)
     force = wanting.in_force(plan, stage, observed)
     asked = _asked(plan, state, observed)
@@ -296,7 +306,7 @@ def _asked(plan: plans.Plan, state: State, observed: deployment.Observed) -> int
     stage = _stage(plan, state)
     if stage.mirror:
         return wanting.since(state.mirrored, observed.mirrored).compared
-    return wanting.asked(plan, stage, observed, state.began)
+    return 0 if state.began is None else wanting.asked(plan, stage, observed, state.began)
 
 
 def _judged(plan: plans.Plan, state: State) -> bool:

@@ -103,7 +103,11 @@ class Local:
         arms = {arm: deployment.ArmState("LOADING") for arm in self._loading.get(name, ())}
         arms |= {arm: deployment.ArmState("FAILED", why) for arm, why in self._refused.get(name, {}).items()}
         if endpoint is None:
-            return deployment.Observed(at=look.at, arms=arms)
+            # What was counted before is told all the same: it is no part of what begins now.
+            former = self._counted.kept(name)
+            return deployment.Observed(
+                at=look.at, arms=arms, generation=former.generation, segments=former.segments, mirrored=former.mirrored
+            )
         mirror = () if endpoint.shadow is None else (endpoint.shadow.arm,)
         # A spec is in force once all its arms are loaded, verified and warm in every worker.
         arms |= {arm.name: deployment.ArmState("READY") for arm in (*endpoint.arms, *mirror)}

@@ -128,6 +128,24 @@ def test_a_canary_whose_counts_are_not_to_be_had_gets_no_request() -> None:
     assert canary.shares == {"1": 100}
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_what_an_earlier_rollout_of_the_same_releases_counted_is_no_evidence(known: bool) -> None:
+    drive = Drive("canary", steps=[50], step_s=60)
+    one, two = release(1), release(2)
+    drive.target.apply(deployment.Wanted("m", (deployment.Arm(one, 50.0), deployment.Arm(two, 50.0))))
+    drive.target.count("m", {"1": deployment.Counts(500, 500), "2": deployment.Counts(500, 100, failed=400)})
+    drive.target.apply(deployment.Wanted("m", (deployment.Arm(one),)))
+    drive.target.blind = not known
+    drive.state = decide.start(drive.plan, drive.target.observe("m"), drive.now)
+    drive.target.blind = False
+    for _ in range(4):
+        drive.look(decide.judge(drive.plan, drive.state, drive.target.observe("m")), seconds=1)
+    assert drive.shares == {"1": 50.0, "2": 50.0}
+    assert decide.judge(drive.plan, drive.state, drive.target.observe("m")).verdict == "CONTINUE"
+    drive.target.count("m", {"1": deployment.Counts(500, 500), "2": deployment.Counts(500, 100, failed=400)})
+    assert decide.judge(drive.plan, drive.state, drive.target.observe("m")).verdict == "ABORT"
+
+
 @pytest.mark.parametrize("paused", [False, True])
 @pytest.mark.parametrize("kind", ["canary", "rolling"])
 def test_harm_goes_back_at_once_also_when_paused(kind: str, paused: bool) -> None:
