@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-Kind = Literal["parity", "verify", "bench", "evaluation", "shadow", "canary", "manual", "signature"]
+Kind = Literal["parity", "verify", "bench", "evaluation", "shadow", "canary", "manual", "signature", "optimization"]
 
 
 class Evidence(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
