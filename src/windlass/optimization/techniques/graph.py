@@ -1,0 +1,36 @@
+"""The graph optimized once, offline: constants folded, operators fused, as onnxruntime does at each load.
+
+Driven by `search` through the catalogue. Must never run on data that is not calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from windlass.optimization import form as forms
+from windlass.optimization.techniques import base
+
+
+class GraphOptimization:
+    """The plugin."""
+
+    name: ClassVar[str] = "graph"
+    trains: ClassVar[bool] = False
+    gains: ClassVar[Mapping[str, float]] = {}
+    aims: ClassVar[frozenset[str]] = frozenset(("latency", "size"))
+
+    @classmethod
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
+        """What may be varied for this form."""
+        raise NotImplementedError
+
+    @classmethod
+    def refusal(cls, form: forms.Form, materials: base.Materials) -> str:
+        """Why it does not apply to this form; empty where it does."""
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, form: forms.Form, parameters: Mapping[str, Any], materials: base.Materials) -> forms.Form:
+        """The form it makes, with the step appended."""
+        raise NotImplementedError

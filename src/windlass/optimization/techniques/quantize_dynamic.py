@@ -1,0 +1,41 @@
+"""Dynamic int8: integer weights, and activations quantized anew in each run.
+
+Driven by `search` through the catalogue. Must never run on data that is not calibration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from windlass.optimization import form as forms
+from windlass.optimization.techniques import base
+
+
+class DynamicQuantization:
+    """The plugin."""
+
+    name: ClassVar[str] = "quantize_dynamic"
+    trains: ClassVar[bool] = False
+    gains: ClassVar[Mapping[str, float]] = {"MatMul": 4.0, "Gemm": 4.0, "LSTM": 2.0}
+    aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
+
+    @classmethod
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
+        """What may be varied for this form."""
+        raise NotImplementedError
+
+    @classmethod
+    def refusal(cls, form: forms.Form, materials: base.Materials) -> str:
+        """Why it does not apply to this form; empty where it does."""
+        raise NotImplementedError
+
+    @classmethod
+    def nodes(cls, form: forms.Form) -> tuple[str, ...]:
+        """The nodes that it would quantize, in the order of the graph: what `exclude` may name."""
+        raise NotImplementedError
+
+    @classmethod
+    def apply(cls, form: forms.Form, parameters: Mapping[str, Any], materials: base.Materials) -> forms.Form:
+        """The form it makes, with the step appended."""
+        raise NotImplementedError
