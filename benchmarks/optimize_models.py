@@ -236,7 +236,9 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny_mlp", "MLP 30-64-32-2", models.MODELS["mlp"].build, _images(30), 512, 128, quick=True),
-        Shape("wide_mlp", "MLP 512-2048-2048-512-10 (6.3 M)", models.MODELS["wide"].build, _images(512), 512, quick=True),
+        Shape(
+            "wide_mlp", "MLP 512-2048-2048-512-10 (6.3 M)", models.MODELS["wide"].build, _images(512), 512, quick=True
+        ),
         Shape("resnet18", "ResNet-18 shape", _resnet18, _images(3, 224, 224)),
         Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _images(3, 224, 224)),
         Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _images(3, 224, 224)),
