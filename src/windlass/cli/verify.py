@@ -42,7 +42,13 @@ def verify(context: output.Context, reference: str) -> None:
             f"{reference} failed: {_why(found)}; {kept}.",
             hint="Package or import it again, or see what else there is: windlass models list",
         )
-    context.result(found, f"{reference} is whole: its bytes, its structure and its golden outputs are as registered")
+    seen = found.statistics.get("sample")
+    computed = (
+        "its bytes, its structure and its golden outputs are as registered"
+        if seen is None
+        else f"its bytes and its structure are as registered; made on another processor, here {seen['words']}"
+    )
+    context.result(found, f"{reference} is whole: {computed}")
 
 
 def _why(found: evidence.Evidence) -> str:

@@ -1,7 +1,8 @@
 """A package from a draft: the model's bytes made canonical, golden outputs, and the manifest.
 
 Called by `package.py` when a draft has passed parity. The bytes are a function of the draft and of what this machine's
-runtime answers for the golden inputs: no time, path, host or stack trace gets in. Must never weaken a tolerance.
+runtime answers for the golden inputs (with a sample also of its instruction sets): no time, path, host or stack trace
+gets in. Must never weaken a tolerance.
 
 Golden outputs are what our runtime gives here and now, not what the framework gave: a later load is then compared with
 the same computation, and the whole tolerance is left for what another machine does differently. That they agree with
@@ -14,7 +15,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from windlass import errors
-from windlass.packaging import archive, draft, external_data, golden, onnx_bytes, session
+from windlass.packaging import archive, draft, external_data, golden, onnx_bytes, session, verdicts
 from windlass.packaging import manifest as manifests
 from windlass.runtimes import base
 from windlass.storage import blobs
@@ -91,10 +92,23 @@ def build(
         limits=limits or manifest.Limits(max_batch=source.max_batch),
         card=card,
         lineage=source.lineage,
+        sample=_sample(source.sample, gathered),
     )
     # Read back as anyone will: what we would refuse from others is refused here.
     value = manifests.decode(manifests.encode(value))
     return archive.in_memory(value, gathered.data)
+
+
+def _sample(drawn: draft.Sample | None, gathered: _Blobs) -> manifest.Sample | None:
+    if drawn is None:
+        return None
+    return manifest.Sample(
+        inputs=gathered.add(tensor_codec.pack(drawn.inputs)),
+        answers=gathered.add(tensor_codec.pack(drawn.answers)),
+        measure=drawn.measure,
+        least=drawn.least,
+        isa=verdicts.isa(),
+    )
 
 
 def _golden(source: draft.Draft, files: Mapping[str, Buffer]) -> tuple[tensor.Tensors, tensor.Tensors]:

@@ -7,7 +7,7 @@ by `parity.py`, turned into a package by `build.py`. Must hold data only: no cal
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -24,6 +24,15 @@ class Trial(msgspec.Struct, frozen=True):
     name: str
     inputs: tensor.Tensors
     outputs: tensor.Tensors
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """What a `manifest.Sample` holds, before it has digests: `answers` is one tensor by its output's name."""
+
+    inputs: tensor.Tensors
+    answers: tensor.Tensors
+    measure: Literal["accuracy", "agreement", "sqnr_db"]
+    least: float
 
 
 class TransformDraft(msgspec.Struct, frozen=True):
@@ -56,4 +65,5 @@ class Draft(msgspec.Struct, frozen=True):
     atol: float = ATOL
     precision: str = "fp32"
     lineage: manifest.Lineage = manifest.Lineage()
+    sample: Sample | None = None
     notes: tuple[str, ...] = ()

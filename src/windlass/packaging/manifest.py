@@ -26,6 +26,7 @@ MAX_TEXT = 65_536
 MAX_BLOB_BYTES = 1 << 44
 MAX_BATCH = 65_536
 MAX_REQUEST = 1 << 31
+MAX_DECIBELS = 1_000
 _KIND = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _RESERVED = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))]
@@ -75,6 +76,8 @@ def check(value: manifest.Manifest) -> None:
     _check_fields(value)
     _check_number("golden.rtol", value.golden.rtol, 0, 1)
     _check_number("golden.atol", value.golden.atol, 0, 1)
+    if value.sample is not None:
+        _check_number("sample.least", value.sample.least, -MAX_DECIBELS, MAX_DECIBELS)
     _check_number("limits.max_batch", value.limits.max_batch, 1, MAX_BATCH)
     _check_number("limits.max_elements", value.limits.max_elements, 1, MAX_REQUEST)
     _check_number("limits.max_body", value.limits.max_body, 1, MAX_REQUEST)
@@ -151,6 +154,8 @@ def _check_tensor(where: str, spec: signature.TensorSpec, limits: manifest.Limit
 
 def _check_blobs(value: manifest.Manifest) -> None:
     every: list[manifest.BlobRef] = [value.golden.inputs, value.golden.outputs]
+    if value.sample is not None:
+        every += [value.sample.inputs, value.sample.answers]
     groups: list[tuple[str, Mapping[str, manifest.BlobRef]]] = [("model.blobs", value.model.blobs)]
     groups += [(f"transforms[{i}].blobs", t.blobs) for i, t in enumerate(value.transforms)]
     for where, blobs in groups:
@@ -193,6 +198,7 @@ def _check_texts(value: manifest.Manifest) -> None:
             if text and not refs.DIGEST.fullmatch(text):
                 _refuse(where, f"has {text[:80]!r}, which is no digest")
     texts = [*msgspec.structs.astuple(value.card), value.model.precision, value.model.needs_isa, *value.labels]
+    texts += [value.lineage.recipe, "" if value.sample is None else value.sample.isa]
     if any(len(text) > MAX_TEXT for text in texts):
         _refuse("a text", f"has more than {MAX_TEXT} characters")
 

@@ -56,12 +56,30 @@ def package(
     options = msgspec.structs.replace(options, max_batch=max_batch or plugin.max_batch)
     progress(f"Capturing with {entry.name}")
     drafted = _capture(found, entry, plugin, options, allow_weaker=allow_weaker)
+    made = checked(drafted, name=name, card=card, progress=progress, verdicts=verdicts, allow_weaker=allow_weaker)
+    if drafted.synthetic:
+        said = "no example was given: what parity was checked on are not your own rows."
+        made = made._replace(notes=(*made.notes, said))
+    return made
+
+
+def checked(
+    drafted: draft.Draft,
+    *,
+    name: str,
+    card: manifest.Card = manifest.Card(),  # noqa: B008 - frozen
+    limits: manifest.Limits | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+    verdicts: Path | None = None,
+    allow_weaker: bool = False,
+) -> Packaged:
+    """The package of a draft, with the evidence of its parity and of its first load; `GateRefused` if one says no."""
     progress("Checking the graph")
     check_structure(drafted)
     progress(f"Comparing {len(drafted.trials)} trials with {drafted.framework}")
     statistics = _parity(drafted)
     progress("Building the package")
-    made = build.build(drafted, name=name, card=card)
+    made = build.build(drafted, name=name, card=card, limits=limits)
     progress("Loading it in a confined process")
     probed = probation.run(made, verdicts=verdicts, allow_weaker=allow_weaker)
     if probed.verdict != "passed":
@@ -70,10 +88,7 @@ def package(
             hint="Nothing was registered. The model crashes or misbehaves in the runtime: export it in another way.",
         )
     agreed = evidence.Evidence(made.digest, "parity", "passed", statistics)
-    notes = drafted.notes
-    if drafted.synthetic:
-        notes = (*notes, "no example was given: what parity was checked on are not your own rows.")
-    return Packaged(made, (agreed, probed), notes)
+    return Packaged(made, (agreed, probed), drafted.notes)
 
 
 def resolve(source: Any) -> Any:

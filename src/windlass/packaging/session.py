@@ -7,16 +7,17 @@ the registry, or any plugin not asked for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from windlass import errors, plugins
-from windlass.packaging import archive, contained, external_data, golden
+from windlass.packaging import archive, contained, external_data, golden, samples, verdicts
 from windlass.runtimes import base
 from windlass.transforms import base as transforms
 from windlass.transforms import chain
 from windlass.types import contract as contracts
-from windlass.types import fields, signature, tensor, tensor_codec
+from windlass.types import fields, manifest, signature, tensor, tensor_codec
 
 Where: TypeAlias = Literal["here", "apart", "confined"]
 _DEFAULTS = base.Options()
@@ -26,6 +27,8 @@ class Session:
     """A loaded package. `run` takes tensors, `predict` a person's columns; from one thread at a time.
 
     `golden_excess` is the largest golden error over its allowance (at most 1), or None if it was not checked.
+    `resemblance` is what the package's sample says, where it was made on other instruction sets: then that decides, and
+    `golden_excess` may be above 1.
     """
 
     def __init__(self, package: archive.Package, model: base.LoadedModel, transformer: chain.Chain) -> None:
@@ -34,6 +37,7 @@ class Session:
         self.model = model
         self.transformer = transformer
         self.golden_excess: float | None = None
+        self.resemblance: samples.Resemblance | None = None
         self.contract = contracts.Contract(
             package.manifest.signature, max_rows=limits.max_batch, max_elements=limits.max_elements
         )
@@ -88,7 +92,8 @@ def open(  # noqa: A001 - read as session.open
         if session.transformer.declared() != (package.manifest.fields, package.manifest.media):
             raise errors.CorruptPackage("The fields that the manifest lists are not those that its transforms read.")
         if check_golden:
-            session.golden_excess = _check_golden(session)
+            session.golden_excess = _golden_excess(session)
+            session.resemblance = _resemblance(session)
     except BaseException:
         model.unload()
         raise
@@ -139,7 +144,8 @@ def load_transform(kind: str, parameters: Mapping[str, Any], files: Mapping[str,
         raise errors.CorruptPackage(f"The transform '{kind}' of the package is refused: {e.message}") from None
 
 
-def _check_golden(session: Session) -> float:
+def _golden_excess(session: Session) -> float:
+    """The largest golden error over its allowance; `GateRefused` if it is above 1, unless a sample is to decide."""
     stored = session.package.manifest.golden
     inputs = tensor_codec.unpack(session.package.read(stored.inputs))
     expected = tensor_codec.unpack(session.package.read(stored.outputs))
@@ -150,9 +156,46 @@ def _check_golden(session: Session) -> float:
     except errors.InvalidInput as e:
         raise errors.CorruptPackage(f"The golden inputs of the package break its own signature: {e.message}") from None
     worst = golden.worst(outputs, expected, stored.rtol, stored.atol)
-    if not worst.excess <= 1:
+    # Numbers may differ by more where other instructions made them; NaN, and what is missing, are no such difference.
+    sample = _sample_from_elsewhere(session)
+    decidable = sample is not None and (worst.excess < math.inf or expected[worst.output].dtype.kind in "iu")
+    if not worst.excess <= 1 and not decidable:
         raise errors.GateRefused(
             f"The package does not compute its golden outputs here: '{worst.output}' {worst.detail}.",
             hint="This machine or runtime computes differently from where it was packaged: package it again here.",
         )
     return worst.excess
+
+
+def _sample_from_elsewhere(session: Session) -> manifest.Sample | None:
+    """The package's sample, where it has one and was made on other instruction sets."""
+    sample = session.package.manifest.sample
+    return None if sample is None or sample.isa == verdicts.isa() else sample
+
+
+def _resemblance(session: Session) -> samples.Resemblance | None:
+    """What the sample says, if it comes from elsewhere; `GateRefused` unless the package still resembles its parent."""
+    sample = _sample_from_elsewhere(session)
+    if sample is None:
+        return None
+    inputs = tensor_codec.unpack(session.package.read(sample.inputs))
+    answers = tensor_codec.unpack(session.package.read(sample.answers))
+    most = session.contract.max_rows
+    excess = session.golden_excess
+    found = samples.Resemblance(
+        measure=sample.measure,
+        value=samples.ask(session.run, inputs, answers, sample.measure, most),
+        least=sample.least,
+        rows=len(next(iter(answers.values()))),
+        made_on=sample.isa,
+        here=verdicts.isa(),
+        golden_excess=excess if excess is not None and math.isfinite(excess) else None,
+    )
+    if not found.enough:
+        raise errors.GateRefused(
+            f"The package answers differently on this processor: {found.words}. "
+            f"It was made on '{found.made_on}', and this is '{found.here}'.",
+            hint="Optimize its parent again here, or with a quantization that no processor saturates (reduce_range, or "
+            "weights of QUInt8). Until then, use its parent.",
+        )
+    return found

@@ -11,19 +11,25 @@ import hashlib
 import importlib.metadata
 import platform
 import secrets
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
+from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
 from windlass import errors
 from windlass.types import evidence, strict_json
 
-# Instruction sets that change which kernels a runtime picks, by their names in /proc/cpuinfo.
-_ISA = (
-    *("sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512bw", "avx512vl", "avx512_vnni"),
-    *("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
-    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
-)
+# Instruction sets that change which kernels a runtime picks, by their names in /proc/cpuinfo; with what each builds on.
+_ISA = {
+    **dict.fromkeys(("sse4_2", "avx", "avx2", "fma", "f16c"), ""),
+    "avx_vnni": "avx2",
+    **dict.fromkeys(("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16", "avx512_fp16"), "avx2"),
+    **dict.fromkeys(("amx_tile", "amx_int8", "amx_bf16"), "avx512f"),
+    "asimd": "",
+    **dict.fromkeys(("asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"), "asimd"),
+}
+_NUMPY_NAMES = {"sse4_2": "SSE42", "fma": "FMA3"}
 
 
 class _Remembered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,13 +73,26 @@ def software() -> str:
 
 @functools.cache
 def isa() -> str:
-    """The machine and its instruction sets, from the first processor that Linux lists."""
-    features: list[str] = []
+    """The machine and its instruction sets, as this process has them.
+
+    numpy asks the processor itself. What it does not ask for comes from the first processor that Linux lists: that
+    may be another than the one that an emulator plays, so what it builds on must be there too.
+    """
+    listed: set[str] = set()
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as lines:
         for line in lines:
             name, _, value = line.partition(":")
             if name.strip() in ("flags", "Features"):
-                present = value.split()
-                features = [feature for feature in _ISA if feature in present]
+                listed = set(value.split())
                 break
-    return " ".join([platform.machine(), *features])
+    return " ".join([platform.machine(), *_present(listed, _multiarray_umath.__cpu_features__)])
+
+
+def _present(listed: Collection[str], asked: Mapping[str, bool]) -> list[str]:
+    """The instruction sets that are there: by numpy's answers where it has one, else as listed."""
+    found: list[str] = []
+    for feature, needs in _ISA.items():
+        known = asked.get(_NUMPY_NAMES.get(feature, feature.replace("_", "").upper()))
+        if (feature in listed and (not needs or needs in found)) if known is None else known:
+            found.append(feature)
+    return found

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from windlass import errors
 from windlass.packaging import archive, session
 from windlass.runtimes import base
@@ -27,7 +29,10 @@ def verify(package: archive.Package, *, options: base.Options = _ONE_THREAD) -> 
         # Opening reads every blob that the manifest names: the model's, the transforms' and the golden ones.
         apart = session.carries_code(package.manifest.model.runtime)
         loaded = session.open(package, options=options, where="apart" if apart else "here")
-        statistics["golden_excess"] = loaded.golden_excess
+        excess, seen = loaded.golden_excess, loaded.resemblance
+        statistics["golden_excess"] = seen.golden_excess if seen else excess
+        if seen is not None:
+            statistics["sample"] = {**msgspec.to_builtins(seen), "words": seen.words}
         loaded.close()
     except (errors.CorruptPackage, errors.GateRefused, errors.InternalError) as e:
         return evidence.Evidence(

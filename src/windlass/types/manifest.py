@@ -50,6 +50,21 @@ class Golden(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     atol: float
 
 
+class Sample(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rows on which a package that was made of another must resemble it, on every processor (tensor files).
+
+    Checked at a load where the instruction sets are not `isa`, those on which it was made. `answers` holds one tensor,
+    named as the output that it is about: class numbers (INT64 `[rows]`) for `accuracy` (the true ones) and `agreement`
+    (the parent's), the parent's values for `sqnr_db` (signal to noise, in decibels). The measure must reach `least`.
+    """
+
+    inputs: BlobRef
+    answers: BlobRef
+    measure: Literal["accuracy", "agreement", "sqnr_db"]
+    least: float
+    isa: str
+
+
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What one request may hold: rows, elements over all inputs, bytes of body."""
 
@@ -106,12 +121,15 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     limits: Limits = Limits()
     card: Card = Card()
     lineage: Lineage = Lineage()
+    sample: Sample | None = None
     # Always written, even at its default, so that a reader knows the format before anything else.
     format_version: int = msgspec.field(default=FORMAT_VERSION)
 
     def blobs(self) -> dict[str, BlobRef]:
         """Every blob of the package, by digest."""
         every = [*self.model.blobs.values(), self.golden.inputs, self.golden.outputs]
+        if self.sample is not None:
+            every += [self.sample.inputs, self.sample.answers]
         for transform in self.transforms:
             every.extend(transform.blobs.values())
         return {ref.digest: ref for ref in every}

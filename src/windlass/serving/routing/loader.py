@@ -74,6 +74,9 @@ def load(endpoint: spec.Endpoint, verdicts: str, trusted: tuple[str, ...] = ()) 
     known = _known.get(place)
     threads = known.threads if known is not None else endpoint.threads or 1
     opened = session.open(package, options=base.Options(threads=threads), where=where)
+    if opened.resemblance is not None:
+        seen = opened.resemblance
+        log.info("'%s' was made on another processor ('%s'): %s", endpoint.name, seen.made_on, seen.words)
     if known is None:
         opened, known = _measure(opened, place)
         if len(_known) >= _MOST_KNOWN:
