@@ -1,25 +1,55 @@
 """ONNX graphs as techniques need them: read from a form, prepared for quantization, and made into a form again.
 
-Called by the techniques that work on the graph. Must never run a model, nor change the form it was given.
+Called by the techniques that work on the graph. Must never change the form it was given, nor give onnxruntime a path
+that somebody else named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import itertools
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import msgspec
 import onnx
+import onnxruntime
 
+from windlass import errors
 from windlass.optimization import form as forms
+from windlass.packaging import external_data, onnx_bytes
+from windlass.packaging.capture import onnx_graph
+from windlass.security import temporary
 from windlass.types import signature
+
+# One protobuf message holds at most 2 GiB: a graph is worked on with its weights inside, and written again.
+MAX_BYTES = (2 << 30) - (64 << 20)
+_LEVELS = {
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+_FATAL = 4
+_QUANTIZERS = frozenset(("QuantizeLinear", "DequantizeLinear"))
+_INTEGER_KINDS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits", "QAttention")
+# A search asks again and again for the same few graphs: the original, and a form or two that training made of it.
+_KEPT = 2
+_prepared: OrderedDict[str, bytes] = OrderedDict()
 
 
 class Health(msgspec.Struct, frozen=True):
-    """Quantized pairs that do nothing: `standalone` QuantizeLinear nodes that feed no quantized operator."""
+    """What onnxruntime makes of a quantized graph: operators on integers, and conversions that none absorbed."""
 
-    quantized: int
+    integer: int
     standalone: int
+
+
+def refusal(form: forms.Form) -> str:
+    """Why a technique that works on ONNX graphs cannot work on this form; empty where it can. Reads no weights."""
+    if form.runtime != "onnx":
+        return f"it works on ONNX graphs, and this form runs in '{form.runtime}'."
+    if form.size > MAX_BYTES:
+        return f"the model has {form.size >> 20} MB: a graph of more than {MAX_BYTES >> 20} MB cannot be rewritten."
+    return ""
 
 
 def read(form: forms.Form) -> onnx.ModelProto:
@@ -27,15 +57,78 @@ def read(form: forms.Form) -> onnx.ModelProto:
 
     `Unsupported` if the form is no ONNX, or does not fit into one protobuf message (2 GB).
     """
-    raise NotImplementedError
+    why = refusal(form)
+    if why:
+        raise errors.Unsupported(f"this form cannot be read as a graph: {why}")
+    model = onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE])
+    for tensor in model.graph.initializer:
+        onnx_bytes.load(tensor, form.files)
+    return model
+
+
+def kinds(form: forms.Form) -> Counter[str]:
+    """How many nodes of each operator the form's graph has, those of other domains as `domain.Operator`."""
+    if form.runtime != "onnx":
+        return Counter()
+    model = onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE])
+    return Counter(kind(node) for node in model.graph.node)
+
+
+def kind(node: onnx.NodeProto) -> str:
+    """The operator of a node, with its domain unless it is ONNX's own."""
+    return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
+
+
+def is_quantized(found: Iterable[str]) -> bool:
+    """Whether a graph with these operators works on integers already."""
+    return any(name in _QUANTIZERS or name.split(".")[-1].startswith(_INTEGER_KINDS) for name in found)
 
 
 def prepared(form: forms.Form) -> onnx.ModelProto:
     """The graph ready to be quantized: shapes inferred, constants and batch normalization folded, every node named.
 
     The same names each time; what it computes is the same within float rounding. The caller may change it.
+    `Unsupported` if onnxruntime does not load the form.
     """
-    raise NotImplementedError
+    found = _prepared.get(form.digest)
+    if found is None:
+        found = _prepare(read(form)).SerializeToString(deterministic=True)
+        _prepared[form.digest] = found
+        while len(_prepared) > _KEPT:
+            _prepared.popitem(last=False)
+    return onnx.ModelProto.FromString(found)
+
+
+def optimized(model: onnx.ModelProto, level: Literal["basic", "extended"]) -> onnx.ModelProto:
+    """What onnxruntime makes of the graph before it runs it; `Unsupported` if it does not load it.
+
+    `basic` keeps to rewrites that hold on any processor and leaves standard operators; `extended` fuses into
+    onnxruntime's own.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.graph_optimization_level = _LEVELS[level]
+    with temporary.folder("windlass-optimize-") as folder:
+        path = folder / external_data.MODEL_FILE
+        options.optimized_model_filepath = str(path)
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # noqa: BLE001 - onnxruntime raises bare exceptions of several kinds
+            raise errors.Unsupported(f"onnxruntime refuses the graph: {e}") from None
+        made = onnx.ModelProto.FromString(path.read_bytes())
+    # What the graph is called by from outside stays as it was, down to the names of free dimensions.
+    for side in ("input", "output"):
+        made.graph.ClearField(side)
+        getattr(made.graph, side).extend(getattr(model.graph, side))
+    _prune_domains(made)
+    return made
+
+
+def health(model: onnx.ModelProto) -> Health:
+    """How many operators run on integers and how many conversions were left standing alone, once it is loaded."""
+    found = Counter(node.op_type for node in optimized(model, "extended").graph.node)
+    integer = sum(count for name, count in found.items() if name.startswith(_INTEGER_KINDS))
+    return Health(integer, sum(found[name] for name in _QUANTIZERS))
 
 
 def made(
@@ -50,26 +143,121 @@ def made(
 ) -> forms.Form:
     """The form after one more step: files in the one spelling of a package, checked by a package's rules.
 
-    `Unsupported` if it breaks one (a size burned in, another signature).
+    `Unsupported` if it breaks one (a size burned in, another signature). The live network is not behind it any more.
     """
-    raise NotImplementedError
+    _prune(model)
+    try:
+        files = onnx_bytes.canonical({external_data.MODEL_FILE: model.SerializeToString()})
+        external_data.check(files)
+        onnx_graph.check(bytes(files[external_data.MODEL_FILE]), expected)
+    except (errors.GateRefused, errors.CorruptPackage, errors.CaptureFailed) as e:
+        raise errors.Unsupported(f"what '{step.technique}' made breaks a rule of packages: {e}") from None
+    return msgspec.structs.replace(
+        form,
+        files={name: bytes(data) for name, data in files.items()},
+        precision=precision or form.precision,
+        steps=(*form.steps, step),
+        network=None,
+        left=(*form.left, *left),
+        notes=(*form.notes, *notes),
+    )
 
 
-def weights(model: onnx.ModelProto) -> Mapping[str, onnx.TensorProto]:
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that the graph is written in."""
+    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+
+
+def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """The graph's constants by name."""
-    raise NotImplementedError
+    return {tensor.name: tensor for tensor in model.graph.initializer}
 
 
-def health(model: onnx.ModelProto) -> Health:
-    """How many operators run on integers and how many quantized pairs were left standing alone."""
-    raise NotImplementedError
+def consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
+    """By value: the nodes of the graph that read it. One that a subgraph reads counts for the node that holds it."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in dict.fromkeys(reads(node)):
+            found.setdefault(name, []).append(node)
+    return found
 
 
-def refusal(form: forms.Form) -> str:
-    """Why a technique that works on ONNX graphs cannot work on this form; empty where it can. Reads no weights."""
-    raise NotImplementedError
+def reads(node: onnx.NodeProto) -> list[str]:
+    """The values that a node or its subgraphs read."""
+    found = [name for name in node.input if name]
+    for attribute_ in node.attribute:
+        for graph in (attribute_.g, *attribute_.graphs):
+            found += itertools.chain.from_iterable(reads(inner) for inner in graph.node)
+    return found
+
+
+def floats(model: onnx.ModelProto) -> frozenset[str]:
+    """The FP32 values of a prepared graph, its constants apart."""
+    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """The value of a node's attribute."""
-    raise NotImplementedError
+    """The value of a node's attribute, or the default where it is not given."""
+    for found in node.attribute:
+        if found.name == name:
+            return onnx.helper.get_attribute_value(found)
+    return default
+
+
+def fresh(model: onnx.ModelProto) -> Names:
+    """Names for new values and nodes that the graph does not have yet."""
+    taken = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}
+    values = (*model.graph.input, *model.graph.output, *model.graph.initializer)
+    return Names(taken | {value.name for value in values})
+
+
+class Names:
+    """Gives each new value a name of its own, the same ones for the same questions in the same order."""
+
+    def __init__(self, taken: set[str]) -> None:
+        self._taken = taken
+
+    def __call__(self, wanted: str) -> str:
+        """The name wanted, with a number behind it if it is taken."""
+        options = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))
+        name = next(option for option in options if option not in self._taken)
+        self._taken.add(name)
+        return name
+
+
+def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    made = optimized(model, "basic")
+    names = fresh(made)
+    seen: set[str] = set()
+    for number, node in enumerate(made.graph.node):
+        if not node.name or node.name in seen:
+            node.name = names(f"{node.op_type}_{number}")
+        seen.add(node.name)
+    return made
+
+
+def _prune(model: onnx.ModelProto) -> None:
+    """Drop the constants and the notes on values that nothing refers to any more."""
+    used = {name for node in model.graph.node for name in reads(node)} | {value.name for value in model.graph.output}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    # Shapes of inner values are inferred again by whoever loads it; stale ones would be refused.
+    del model.graph.value_info[:]
+    _prune_domains(model)
+
+
+def _prune_domains(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in _nodes(model.graph)}
+    kept = [one for one in model.opset_import if one.domain in used or one.domain in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterable[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute_ in node.attribute:
+            for inner in (attribute_.g, *attribute_.graphs):
+                yield from _nodes(inner)

@@ -34,7 +34,7 @@ def canonical(files: Mapping[str, Buffer]) -> dict[str, Buffer]:
             if field in message.DESCRIPTOR.fields_by_name:
                 message.ClearField(field)
         if isinstance(message, onnx.TensorProto):
-            _load(message, files)
+            load(message, files)
             tensors.append(message)
     data = b""
     if sum(len(t.raw_data) for t in tensors) >= INLINE_BELOW:
@@ -43,6 +43,19 @@ def canonical(files: Mapping[str, Buffer]) -> dict[str, Buffer]:
     if data:
         result[DATA_FILE] = data
     return result
+
+
+def load(tensor: Any, files: Mapping[str, Buffer]) -> None:
+    """Bring a tensor's external bytes inside; `files` are checked, and hold the file that it names."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    data = memoryview(files[entries["location"]])
+    start = int(entries.get("offset", "0"))
+    length = external_data.size_of(list(tensor.dims), tensor.data_type)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = bytes(data[start : start + length])
 
 
 def _messages(root: Any) -> Iterator[Any]:
@@ -57,19 +70,6 @@ def _messages(root: Any) -> Iterator[Any]:
                 continue
             children.extend([value] if hasattr(value, "ListFields") else value)
         stack.extend(reversed(children))
-
-
-def _load(tensor: Any, files: Mapping[str, Buffer]) -> None:
-    """Bring external bytes inside."""
-    if tensor.data_location != onnx.TensorProto.EXTERNAL:
-        return
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    data = memoryview(files[entries["location"]])
-    start = int(entries.get("offset", "0"))
-    length = external_data.size_of(list(tensor.dims), tensor.data_type)
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = bytes(data[start : start + length])
 
 
 def _move_apart(tensors: list[Any]) -> bytes:
