@@ -21,7 +21,7 @@ class QuantizationAware:
     aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003
         """What may be varied for this form."""
         raise NotImplementedError
 
