@@ -81,10 +81,7 @@ def ask(
 
 
 def likeness(given: tensor.Array, expected: tensor.Array, measure: str) -> float:
-    """One measure of answers against a sample's; of decibels at most `MOST_DB`, and the least where any is not finite.
-
-    The noise of `sqnr_db` is set against how much the expected values vary about the mean of their column.
-    """
+    """One measure of answers against a sample's; of decibels at most `MOST_DB`, and the least where any is not finite."""
     if given.dtype.kind == "f" and not np.isfinite(given).all():
         return 0.0 if measure != "sqnr_db" else -MOST_DB
     if measure != "sqnr_db":
@@ -95,8 +92,7 @@ def likeness(given: tensor.Array, expected: tensor.Array, measure: str) -> float
     if given.shape != expected.shape:
         raise errors.CorruptPackage("the package's sample has answers of another shape.")
     ours, theirs = given.astype(np.float64), expected.astype(np.float64)
-    signal = float(np.sum(np.square(theirs - theirs.mean(axis=0))))
-    noise = float(np.sum(np.square(ours - theirs)))
+    signal, noise = float(np.sum(np.square(theirs))), float(np.sum(np.square(ours - theirs)))
     if not noise:
         return MOST_DB
     return max(min(10 * math.log10(signal / noise), MOST_DB), -MOST_DB) if signal else -MOST_DB
