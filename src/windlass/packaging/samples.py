@@ -81,7 +81,7 @@ def ask(
 
 
 def likeness(given: tensor.Array, expected: tensor.Array, measure: str) -> float:
-    """One measure of answers against a sample's; of decibels at most `MOST_DB`, and the least where any is not finite."""
+    """One measure of answers against a sample's: at most `MOST_DB` decibels, and the least where one is not finite."""
     if given.dtype.kind == "f" and not np.isfinite(given).all():
         return 0.0 if measure != "sqnr_db" else -MOST_DB
     if measure != "sqnr_db":
