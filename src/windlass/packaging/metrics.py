@@ -1,6 +1,7 @@
 """How good answers are: a metric over rows, with the interval that so many rows allow.
 
-Used by `evaluation.py`. Pure, and seeded: the same rows give the same interval. Must never state a value without one.
+Used by `evaluation.py`, and by optimization for how much worse a form answers. Pure, and seeded: the same rows give the
+same interval. Must never state a value without one.
 
 Intervals are one-sided, at 95 % on each side: percentile bootstrap (Efron, 1979); for accuracy Wilson's score (1927),
 since resampling rows that are all right never shows a wrong one.
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 import numpy as np
 
 from windlass import errors
+from windlass.statistics import paired
 from windlass.types import refs, tensor
 
 RESAMPLES = 1000
@@ -24,6 +26,9 @@ LEAST_ROWS = 30
 _Z = 1.6448536269514722  # the 95 % quantile of the normal distribution
 _MOST_ROWS = 1 << 40
 _AT_ONCE = 1 << 18
+# How often the worst row is weighed in for values: once falls short of 95 % where errors have heavy tails.
+_WORST = 2
+Kinds: TypeAlias = tuple[tensor.Array, ...]
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -36,44 +41,61 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class Metric(NamedTuple):
-    """`classes`: `of` takes counts `[.., truth, answer]`; else `of` takes truth and answers `[.., rows]`."""
+    """`of` takes truth and answers `[rows]`, and weights `[.., rows]`; it gives `[..]`.
 
-    of: Callable[..., tensor.Array]
+    `classes`: they are class numbers, else values, and `loss` says what a row adds.
+    """
+
+    of: Callable[[tensor.Array, tensor.Array, tensor.Array], tensor.Array]
     classes: bool
     higher: bool
+    loss: Callable[[tensor.Array], tensor.Array] = np.abs
 
 
-def _accuracy(counts: tensor.Array) -> tensor.Array:
-    return np.asarray(np.trace(counts, axis1=-2, axis2=-1) / counts.sum(axis=(-2, -1)))
+def _accuracy(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
+    return np.asarray(weights @ (truth == answers) / weights.sum(axis=-1))
 
 
-def _balanced(counts: tensor.Array) -> tensor.Array:
+def _balanced(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
     """The mean over the classes that occur of the share that was recognised."""
-    right, each = np.diagonal(counts, axis1=-2, axis2=-1), counts.sum(axis=-1)
+    right, each = _by_class(truth, weights * (truth == answers)), _by_class(truth, weights)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nansum(right / each, axis=-1) / (each > 0).sum(axis=-1))
 
 
-def _f1(counts: tensor.Array) -> tensor.Array:
+def _f1(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
     """The mean of F1 over the classes that occur in truth or answers."""
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    both = counts.sum(axis=-1) + counts.sum(axis=-2)
+    size = int(max(truth.max(), answers.max())) + 1
+    right = _by_class(truth, weights * (truth == answers), size)
+    both = _by_class(truth, weights, size) + _by_class(answers, weights, size)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nansum(2 * right / both, axis=-1) / (both > 0).sum(axis=-1))
 
 
-def _mae(truth: tensor.Array, answers: tensor.Array) -> tensor.Array:
-    return np.asarray(np.abs(truth - answers).mean(axis=-1))
+def _by_class(classes: tensor.Array, weights: tensor.Array, size: int = 0) -> tensor.Array:
+    """The sums `[.., classes]` of weights `[.., rows]`."""
+    order = np.argsort(classes, kind="stable")
+    known, starts = np.unique(classes[order], return_index=True)
+    found = np.zeros((*weights.shape[:-1], max(size, int(known[-1]) + 1)))
+    found[..., known] = np.add.reduceat(weights[..., order], starts, axis=-1)
+    return found
 
 
-def _rmse(truth: tensor.Array, answers: tensor.Array) -> tensor.Array:
-    return np.asarray(np.sqrt(((truth - answers) ** 2).mean(axis=-1)))
+def _mae(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
+    return np.asarray(weights @ np.abs(truth - answers) / weights.sum(axis=-1))
 
 
-def _r2(truth: tensor.Array, answers: tensor.Array) -> tensor.Array:
-    spread = ((truth - truth.mean(axis=-1, keepdims=True)) ** 2).sum(axis=-1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(spread > 0, 1 - ((truth - answers) ** 2).sum(axis=-1) / spread, np.nan))
+def _rmse(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
+    return np.asarray(np.sqrt(weights @ (truth - answers) ** 2 / weights.sum(axis=-1)))
+
+
+def _r2(truth: tensor.Array, answers: tensor.Array, weights: tensor.Array) -> tensor.Array:
+    centred, total = truth - truth.mean(), weights.sum(axis=-1)
+    spread = weights @ centred**2 / total - (weights @ centred / total) ** 2
+    # Labels that are all alike leave a rest of rounding.
+    spread = np.where(spread > 1e-12 * float((truth**2).mean()), spread, np.nan)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(1 - weights @ (truth - answers) ** 2 / total / spread)
 
 
 METRICS = {
@@ -81,8 +103,8 @@ METRICS = {
     "balanced_accuracy": Metric(_balanced, classes=True, higher=True),
     "f1": Metric(_f1, classes=True, higher=True),
     "mae": Metric(_mae, classes=False, higher=False),
-    "rmse": Metric(_rmse, classes=False, higher=False),
-    "r2": Metric(_r2, classes=False, higher=True),
+    "rmse": Metric(_rmse, classes=False, higher=False, loss=np.square),
+    "r2": Metric(_r2, classes=False, higher=True, loss=np.square),
 }
 
 
@@ -97,14 +119,16 @@ def named(name: str) -> Metric:
 def score(name: str, truth: tensor.Array, answers: tensor.Array, *, seed: int = 0) -> Score:
     """The metric over rows: class numbers (int) or values (float), `[rows]` each."""
     metric, rows = named(name), len(truth)
-    value = float(_value(metric, truth, answers))
+    value = float(metric.of(truth, answers, np.ones(rows)))
     if math.isnan(value):
         raise errors.UsageError(f"'{name}' says nothing of labels that are all alike, or answers that are no numbers.")
     if name == "accuracy":
         low, high = wilson(value, rows)
     else:
-        resampled = _resampled(metric, truth, answers, np.random.default_rng(seed))
-        low, high = (float(q) for q in np.nanquantile(resampled, (0.05, 0.95)))
+        found = _resampled(
+            metric, (truth, answers), lambda kinds, weights: metric.of(kinds[0], kinds[1], weights), seed
+        )
+        low, high = (float(q) for q in np.nanquantile(found, (0.05, 0.95)))
     return Score(value, low, high, rows)
 
 
@@ -112,16 +136,34 @@ def difference(
     name: str, truth: tensor.Array, new: tensor.Array, old: tensor.Array, *, seed: int = 0
 ) -> tuple[float, float, float]:
     """How much better `new` answers the same rows than `old` (the value, and the ends of its interval), paired."""
+    metric, rows = named(name), (truth, new, old)
+    found = _resampled(metric, rows, lambda kinds, weights: -_worse(metric, kinds, weights), seed)
+    low, high = np.nanquantile(found, (0.05, 0.95))
+    return -float(_worse(metric, rows, np.ones(len(truth)))), float(low), float(high)
+
+
+def drop(
+    name: str,
+    truth: tensor.Array,
+    new: tensor.Array,
+    old: tensor.Array,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """How much worse `new` answers the same rows than `old` (above 0: worse), and one-sided bounds, each at `level`.
+
+    See `statistics.paired`. Of classes the row weighed in is the lost one that costs the metric most, so that rows
+    which are all answered alike still leave room: 3 / rows of accuracy, three rows of the rarest class of
+    balanced accuracy. Of values it is the row that is worst among those seen, twice; what no row showed of
+    values without bounds nothing can say (Bahadur & Savage, 1956).
+    """
     metric = named(name)
-    sign = 1.0 if metric.higher else -1.0
-    random, rows = np.random.default_rng(seed), len(truth)
-    found = np.empty(RESAMPLES)
-    for at in range(RESAMPLES):
-        drawn = random.integers(rows, size=rows)
-        found[at] = _value(metric, truth[drawn], new[drawn]) - _value(metric, truth[drawn], old[drawn])
-    low, high = np.nanquantile(sign * found, (0.05, 0.95))
-    value = _value(metric, truth, new) - _value(metric, truth, old)
-    return sign * float(value), float(low), float(high)
+    if metric.classes:
+        truth, new, old = (np.asarray(values, np.int64) for values in (truth, new, old))
+    value = _worse(metric, (truth, new, old), np.ones(len(truth)))
+    high = _drop_bound(metric, (truth, new, old), level, seed)
+    return float(value), -_drop_bound(metric, (truth, old, new), level, seed), high
 
 
 def wilson(share: float, rows: int) -> tuple[float, float]:
@@ -148,28 +190,69 @@ def rows_needed(name: str, found: Score, limit: float) -> int:
     return max(LEAST_ROWS, math.ceil(found.rows * (half / room) ** 2))
 
 
-def _value(metric: Metric, truth: tensor.Array, answers: tensor.Array) -> Any:
+def _worse(metric: Metric, kinds: Kinds, weights: tensor.Array) -> tensor.Array:
+    truth, new, old = kinds
+    found = metric.of(truth, old, weights) - metric.of(truth, new, weights)
+    return found if metric.higher else -found
+
+
+def _drop_bound(metric: Metric, rows: Kinds, level: float, seed: int) -> float:
+    kinds, counts = _kinds(metric, rows)
+    extra = np.zeros(len(counts))
     if metric.classes:
-        size = int(max(truth.max(), answers.max())) + 1
-        return metric.of(_counts(truth, answers, size))
-    return metric.of(truth, answers)
+        lost = _costliest(metric, kinds, counts)
+        kinds = tuple(np.append(values, one) for values, one in zip(kinds, lost, strict=True))
+        counts, extra = np.append(counts, 0), np.append(extra, 1)
+    else:
+        truth, new, old = kinds
+        extra[np.argmax(metric.loss(new - truth) - metric.loss(old - truth))] = _WORST
+    return paired.upper(lambda weights: _worse(metric, kinds, weights), counts, extra, level=level, seed=seed)
 
 
-def _counts(truth: tensor.Array, answers: tensor.Array, size: int) -> tensor.Array:
-    return np.bincount(truth * size + answers, minlength=size * size).reshape(size, size)
+def _costliest(metric: Metric, kinds: Kinds, counts: tensor.Array) -> tuple[int, int, int]:
+    """Truth, new and old answer of the one row that, answered rightly by the old and wrongly by the new, costs most."""
+    known, seen = np.unique(np.concatenate(kinds), return_inverse=True)
+    if len(known) == 1:
+        return int(known[0]), int(known[0]) + 1, int(known[0])
+    often = np.bincount(seen, np.tile(counts, 3), len(known))
+    rare = known[np.argsort(often, kind="stable")]
+    true = np.unique(kinds[0])
+    given = np.where(true == rare[0], rare[1], rare[0])
+    truth = true[np.argmax(_costs(metric, kinds, counts, true, given))]
+    others = known[known != truth]
+    return int(truth), int(others[np.argmax(_costs(metric, kinds, counts, truth, others))]), int(truth)
 
 
-def _resampled(metric: Metric, truth: tensor.Array, answers: tensor.Array, random: np.random.Generator) -> tensor.Array:
-    rows = len(truth)
+def _costs(
+    metric: Metric, kinds: Kinds, counts: tensor.Array, truth: tensor.Array, given: tensor.Array
+) -> tensor.Array:
+    """How much worse the metric would be with one such row more, each by itself."""
+    truth, given = np.broadcast_arrays(truth, given)
+    added = (truth, given, truth)
+    weights = np.concatenate([np.broadcast_to(counts, (len(truth), len(counts))), np.eye(len(truth))], axis=1)
+    return _worse(metric, tuple(np.concatenate(two) for two in zip(kinds, added, strict=True)), weights)
+
+
+def _kinds(metric: Metric, rows: Kinds) -> tuple[Kinds, tensor.Array]:
+    """Rows of classes that are alike, with how many there are; values each by itself."""
     if not metric.classes:
-        # As many at once as stay in the cache.
-        at_once = max(1, min(RESAMPLES, _AT_ONCE // rows))
-        drawn = (random.integers(rows, size=(at_once, rows)) for _ in range(0, RESAMPLES, at_once))
-        return np.concatenate([metric.of(truth[one], answers[one]) for one in drawn])
-    size = int(max(truth.max(), answers.max())) + 1
-    # Rows with the same truth and answer are alike: drawing how many of each kind is drawing rows.
-    kinds = _counts(truth, answers, size).ravel()
-    seen = np.flatnonzero(kinds)
-    many = np.zeros((RESAMPLES, size * size))
-    many[:, seen] = random.multinomial(rows, kinds[seen] / rows, size=RESAMPLES)
-    return metric.of(many.reshape(RESAMPLES, size, size))
+        return rows, np.ones(len(rows[0]))
+    found, counts = np.unique(np.stack(rows), axis=1, return_counts=True)
+    return tuple(found), counts
+
+
+def _resampled(metric: Metric, rows: Kinds, of: Callable[[Kinds, tensor.Array], tensor.Array], seed: int) -> Any:
+    """The statistic over rows drawn with replacement; drawing how many of each kind is drawing rows."""
+    kinds, counts = _kinds(metric, rows)
+    size, total = len(counts), len(rows[0])
+    # As many at once as stay in the cache.
+    at_once = max(1, min(RESAMPLES, _AT_ONCE // size))
+    random, found = np.random.default_rng(seed), []
+    for _ in range(0, RESAMPLES, at_once):
+        if metric.classes:
+            weights = random.multinomial(total, counts / total, size=at_once)
+        else:
+            drawn = random.integers(size, size=(at_once, size)) + size * np.arange(at_once)[:, None]
+            weights = np.bincount(drawn.ravel(), minlength=at_once * size).reshape(at_once, size)
+        found.append(of(kinds, weights.astype(np.float64)))
+    return np.concatenate(found)
