@@ -38,13 +38,13 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is asked. `latency_ms` is the median of one run at the first batch; `size` bytes of the model's files;
-    `memory` bytes that loading and running adds; None: no limit.
+    """What is asked; None: no limit. `drop`: how much worse the answers may be; `latency_ms` of one run at the first
+    batch; `size` bytes of the model's files; `memory` bytes that loading and running adds.
 
     `goal` is what the chosen form is best at within the rest. A goal of size or memory may cost time.
     """
 
-    drop: Allowance = Allowance(0.005, relative=True)
+    drop: Allowance | None = Allowance(0.005, relative=True)
     latency_ms: float | None = None
     size: int | None = None
     memory: int | None = None
@@ -61,19 +61,20 @@ def parse(
 ) -> Budget:
     """The budget from what a person wrote; `UsageError` says what cannot be read and gives an example.
 
-    Without a unit a latency is in milliseconds and a size in bytes.
+    Without a unit a latency is in milliseconds and a size in bytes. A drop of `any` sets no limit.
     """
-    if goal not in get_args(Goal):
-        known = get_args(Goal)
+    known: tuple[Goal, ...] = get_args(Goal)
+    wanted = next((one for one in known if one == goal), None)
+    if wanted is None:
         raise errors.UsageError(
             f"there is no goal '{goal[:40]}': it is one of {', '.join(known)}.", hint=refs.nearest(goal, known)
         )
     return Budget(
-        drop=allowance(max_drop),
+        drop=None if max_drop.strip().lower() == "any" else allowance(max_drop),
         latency_ms=None if max_latency is None else milliseconds(max_latency),
         size=None if max_size is None else byte_count(max_size, "size"),
         memory=None if max_memory is None else byte_count(max_memory, "memory"),
-        goal=goal,
+        goal=wanted,
     )
 
 

@@ -6,26 +6,51 @@ confirmed on rows that no choice has seen, nor register anything.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from windlass.optimization import budget, findings, recipe
+from windlass import errors, plugins
+from windlass.optimization import (
+    budget,
+    choice,
+    data,
+    findings,
+    instruments,
+    journal,
+    lesson,
+    outcome,
+    phrases,
+    profile,
+    recipe,
+    search,
+    summary,
+    trials,
+)
 from windlass.optimization import form as forms
-from windlass.packaging import archive, dataset
+from windlass.optimization.techniques import base
+from windlass.packaging import archive, dataset, session, verdicts
+from windlass.types import refs
+
+# What a form takes to be made, beside being timed and judged, before anything is known of it.
+_MAKING_S = 3.0
+PRICE_PER_CORE_HOUR = 0.04
 
 
 class Job(msgspec.Struct, frozen=True):
     """What a study is asked.
 
     `labels` names the column of labels; without `data` the study is label-free on the package's own rows. `techniques`
-    are names (empty: all that apply). `trials` above 0 asks for the search by optuna, else it is greedy. `batches` are
-    the rows of one run that are measured, the first is the one that budgets are about. `network` is the live torch
-    module behind the package, `student` makes an untrained one, `teachers` answer the rows of `train`. `kept` is the
-    folder of the journal (None: nothing is kept).
+    are names (empty: all that apply). `trials` above 0 asks for so many more by optuna. `batches` are the rows of one
+    run that are measured, the first is the one that budgets are about. `network` is the live torch module behind the
+    package, `student` makes an untrained one, `teachers` answer the rows of `train`. `replay` is made without a
+    search. `kept` is the folder of journals (None: nothing is kept). `price` is of one core for an hour.
     """
 
     parent: archive.Package
@@ -39,7 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     seconds: float = 600.0
     trials: int = 0
     seed: int = 0
-    batches: tuple[int, ...] = (1,)
+    batches: tuple[int, ...] = (1, 8)
     threads: int = 1
     network: Any = None
     student: Callable[[], Any] | None = None
@@ -47,6 +72,7 @@ class Job(msgspec.Struct, frozen=True):
     train: dataset.Dataset | None = None
     replay: recipe.Recipe | None = None
     kept: Path | None = None
+    price: float = PRICE_PER_CORE_HOUR
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -54,7 +80,29 @@ class Result(msgspec.Struct, frozen=True):
 
     report: findings.Report
     form: forms.Form | None
-    confirmed_on: Any = None
+    confirmed_on: data.Rows | None = None
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """What a study would do: what could be gained at most, what would be tried, how long that takes and why."""
+
+    profile: findings.Profile
+    techniques: tuple[str, ...]
+    notes: tuple[str, ...]
+    estimate: str
+
+
+class _Setup(NamedTuple):
+    """A study before its first candidate."""
+
+    job: Job
+    bench: instruments.Workbench
+    made: trials.Trials
+    kept: journal.Journal
+    profile: findings.Profile
+    plan: search.Plan
+    baseline: findings.Candidate
+    notes: tuple[str, ...]
 
 
 def run(
@@ -65,6 +113,210 @@ def run(
 ) -> Result:
     """The whole study. `UsageError` if the data do not fit or are too few, `GateRefused` if the version does not load.
 
-    A budget that nothing meets is no error here: the report's verdict is `missed`.
+    A budget that nothing meets is no error here: the report's verdict is `missed`. What was measured before an
+    interruption is taken from the journal, so that the same job goes on.
     """
-    raise NotImplementedError
+    with _ready(job, progress, clock) as ready:
+        found = search.Search(ready.plan, ready.made, ready.baseline, progress)
+        found.notes.extend(ready.notes)
+        _try(ready, found, progress)
+        progress("confirming the best on rows that no choice has seen")
+        came = outcome.decided(found, ready.profile)
+        chosen = None if came.chosen is None else ready.made.form(found.made(came.chosen))
+        progress("comparing runtimes, and measuring threads and batches")
+        told = summary.Told(job.reference, job.parent.digest, ready.bench, ready.made, ready.profile, ready.plan)
+        report = summary.report(told, found, came, chosen, job.price)
+        ready.kept.forget_forms()
+        return Result(report, chosen, ready.bench.split.final if chosen is not None else None)
+
+
+def outline(
+    job: Job,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Outline:
+    """What `run` would do: the version is profiled and measured, nothing is made of it."""
+    with _ready(job, progress, clock) as ready:
+        found = search.Search(ready.plan, ready.made, ready.baseline)
+        original = ready.made.original
+        names = [*(name for name in ready.plan.techniques if found.worth(name)), *ready.plan.training]
+        names = [name for name in names if found.applies(original, name)]
+        return Outline(ready.profile, tuple(names), (*ready.notes, *found.notes), _estimate(ready, found, names))
+
+
+def _try(ready: _Setup, found: search.Search, progress: Callable[[str], None]) -> None:
+    """Search, replay, or nothing at all where nothing can be gained."""
+    job = ready.job
+    if job.replay is not None:
+        if job.replay.parent != job.parent.digest:
+            found.notes.append(f"the recipe was made for another version, {job.replay.parent}")
+        outcome.replayed(found, job.replay.steps)
+        return
+    for_speed = ready.plan.for_speed and choice.meets(job.budget, ready.baseline)
+    if not ready.profile.worth and for_speed and not job.techniques:
+        return
+    names = [name for name in ready.plan.techniques if found.worth(name)]
+    progress(f"this takes {_estimate(ready, found, names)}")
+    outcome.searched(found)
+
+
+def _estimate(ready: _Setup, found: search.Search, names: list[str]) -> str:
+    """Each technique's default, and about as many more with other parameters."""
+    training = [name for name in ready.plan.training if found.applies(ready.made.original, name)]
+    count = max(1, 2 * len([name for name in names if name not in training])) + ready.plan.trials
+    each = _MAKING_S + ready.made.spent
+    return phrases.estimate(count, each, ready.made.seconds, training)
+
+
+@contextlib.contextmanager
+def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]) -> Iterator[_Setup]:
+    """Everything opened, split, profiled and measured before the first candidate."""
+    started = clock()
+    _check(job)
+    with contextlib.ExitStack() as held:
+        progress("opening the version")
+        apart = session.carries_code(job.parent.manifest.model.runtime)
+        parent = session.open(job.parent, where="apart" if apart else "here")
+        held.callback(parent.close)
+        job = _fitting(job, parent)
+        progress("splitting the rows, and asking the original")
+        split = _split(job, parent)
+        techniques, missing = _techniques(job)
+        work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="windlass-optimize-")))
+        folder = instruments.folder(work if job.kept is None else job.kept, _identity(job, split))
+        kept = journal.Journal(folder)
+        held.callback(kept.close)
+        original = _original(job)
+        setting = instruments.Setting(job.metric, job.slices, job.threads, job.seed, job.batches)
+        materials = base.Materials(
+            signature=job.parent.manifest.signature,
+            calibration=split.calibration.batches,
+            folder=work,
+            lesson=None if job.train is None else lesson.of(parent, job.train, job.labels, job.teachers, seed=job.seed),
+            student=job.student,
+            seed=job.seed,
+            kept=folder / "training",
+            say=progress,
+        )
+        bench = instruments.Workbench(parent, original, split, setting, materials, techniques)
+        held.callback(bench.close)
+        if job.budget.drop is not None and not split.search.synthetic:
+            bench.require(job.budget.drop.of(bench.judge.baseline.value))
+        made = trials.Trials(original, bench.instruments(job.budget), kept, seconds=job.seconds, clock=clock)
+        made.ask(["setup"], float, lambda: clock() - started)
+        progress("profiling it")
+        found = made.ask(["profile"], findings.Profile, lambda: _profiled(bench, job))
+        bench.profile = found
+        plan = _plan(job, techniques, found)
+        progress(f"measuring the original at {' and '.join(choice.told_rows(rows) for rows in plan.batches)}")
+        yield _Setup(job, bench, made, kept, found, plan, outcome.baseline(made, plan), (*split.notes, *missing))
+
+
+def _check(job: Job) -> None:
+    """What can be said before anything is opened."""
+    for name in job.techniques:
+        plugins.load("techniques", known(name))
+    if job.trials:
+        plugins.load("searches", "optuna")
+    if job.train is not None and job.network is None and job.student is None:
+        raise errors.UsageError(
+            "there are rows to train on, and no network to train.",
+            hint="Name the function that makes the trained network: --model module:factory",
+        )
+    if job.train is not None and job.data is not None and job.train.digest == job.data.digest:
+        raise errors.UsageError(
+            "the rows to train on are those to judge on: every form would look better than it is.",
+            hint="Keep rows apart for --data that no training has seen.",
+        )
+    if job.replay is not None:
+        for step in job.replay.steps:
+            plugins.load("techniques", known(step.technique))
+
+
+def _fitting(job: Job, parent: session.Session) -> Job:
+    """The job with the batches that the version takes, and the seed of the recipe that is replayed."""
+    most = parent.contract.max_rows if parent.contract.signature.batched else 1
+    batches = tuple(rows for rows in dict.fromkeys(job.batches) if rows <= most)
+    if not batches:
+        raise errors.UsageError(
+            f"the version takes {choice.told_rows(most)} at once, not {min(job.batches, default=0)}.",
+            hint="Give a smaller --batch.",
+        )
+    seed = job.seed if job.replay is None else job.replay.seed
+    return msgspec.structs.replace(job, batches=batches, seed=seed)
+
+
+def _split(job: Job, parent: session.Session) -> data.Split:
+    if job.data is None:
+        return data.synthetic(parent, seed=job.seed)
+    return data.split(parent, job.data, job.labels, slices=job.slices, seed=job.seed)
+
+
+def _techniques(job: Job) -> tuple[dict[str, type[base.Technique]], tuple[str, ...]]:
+    """Those asked for (all, where none is named) whose libraries are here; and which are not, in words."""
+    wanted = job.techniques or tuple(plugins.catalog()["techniques"])
+    if job.replay is not None:
+        wanted = (*wanted, *(step.technique for step in job.replay.steps))
+    found: dict[str, type[base.Technique]] = {}
+    missing = []
+    for name in dict.fromkeys(wanted):
+        try:
+            found[name] = plugins.load("techniques", name)
+        except errors.Unsupported as e:
+            missing.append(f"{name}: {e.message} {e.hint}")
+    return found, tuple(missing)
+
+
+def _identity(job: Job, split: data.Split) -> dict[str, Any]:
+    """All that what is measured depends on: a budget is not among them, so another one goes on from the same."""
+    student = getattr(job.student, "__qualname__", repr(type(job.student)))
+    return {
+        "parent": job.parent.digest,
+        "rows": [split.calibration.digest, split.search.digest, split.final.digest],
+        "asked": [job.metric, list(job.slices), job.seed, list(job.batches), job.threads, job.labels],
+        "train": None if job.train is None else job.train.digest,
+        "networks": [type(job.network).__qualname__, student, *(one.digest for one in job.teachers)],
+        "machine": [verdicts.software(), verdicts.isa(), os.cpu_count()],
+    }
+
+
+def _original(job: Job) -> forms.Form:
+    spec = job.parent.manifest.model
+    files = {name: bytes(data) for name, data in job.parent.model_files().items()}
+    return forms.Form(files=files, runtime=spec.runtime, precision=spec.precision, network=job.network)
+
+
+def _profiled(bench: instruments.Workbench, job: Job) -> findings.Profile:
+    rows = job.batches[0]
+    techniques = tuple(bench.techniques.values())
+    return profile.profile(bench.original, bench.inputs(rows), rows=rows, techniques=techniques, threads=job.threads)
+
+
+def _plan(job: Job, techniques: dict[str, type[base.Technique]], found: findings.Profile) -> search.Plan:
+    """The techniques by what they can gain; those that aim at the goal first where it is size or memory."""
+    bounds = {one.technique: one.speedup for one in found.bounds}
+    aim = "latency" if job.budget.goal == "throughput" else job.budget.goal
+
+    def order(name: str) -> tuple[bool, float]:
+        return (aim not in techniques[name].aims, -bounds.get(name, 1.0))
+
+    return search.Plan(
+        asked=job.budget,
+        techniques=tuple(sorted((name for name, one in techniques.items() if not one.trains), key=order)),
+        training=tuple(name for name, one in techniques.items() if one.trains),
+        bounds=bounds,
+        batches=job.batches,
+        seed=job.seed,
+        trials=job.trials,
+    )
+
+
+def known(name: str) -> str:
+    """The technique of that name; `UsageError` names the nearest."""
+    names = plugins.catalog()["techniques"]
+    if name not in names:
+        raise errors.UsageError(
+            f"there is no technique '{name[:64]}': there are {', '.join(names)}.", hint=refs.nearest(name, names)
+        )
+    return name

@@ -1,0 +1,103 @@
+"""From a plan to what comes of it: the original measured, forms searched, the best one confirmed, or none.
+
+Run by `study`. Must never choose a form on the very rows and timings that it was picked by: they flatter it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from windlass import plugins
+from windlass.optimization import accuracy, choice, findings, phrases, search, trials
+from windlass.optimization import form as forms
+
+# Each further form on the same rows must pass a stricter test, so more tries are of little use.
+MOST_CONFIRMED = 3
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What came of a search: `chosen` is None where the version stays as it is (`kept`) or misses its budget."""
+
+    verdict: Literal["optimized", "kept", "missed"]
+    sentence: str
+    nearest: str
+    baseline: findings.Candidate
+    chosen: findings.Candidate | None
+    candidates: tuple[findings.Candidate, ...]
+    pareto: tuple[str, ...]
+
+
+def baseline(made: trials.Trials, plan: search.Plan) -> findings.Candidate:
+    """The original against itself: its milliseconds, and how far apart two equal forms are measured here."""
+    original = made.original
+    return findings.Candidate(
+        original.digest,
+        "original",
+        (),
+        "kept",
+        "The version as it is.",
+        timings=tuple(made.timing(original, rows, thorough=True) for rows in plan.batches),
+        footprint=made.footprint(original, peak=plan.memory),
+        judged=made.judged(original),
+    )
+
+
+def searched(found: search.Search) -> None:
+    """Try what the plan asks for, until there is nothing left to try or no time."""
+    search.greedy(found)
+    if found.plan.trials:
+        plugins.load("searches", "optuna")(found)
+
+
+def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
+    """Make the one form that a recipe leads to, and measure it like any other."""
+    root = found.trials.original
+    share = found.trials.left * (1 - search.RESERVE) / len(steps)
+    for step in steps[:-1]:
+        root = found.trials.made(root, step, share)
+    found.attempt(root, steps[-1].technique, steps[-1].parameters, seconds=share)
+
+
+def decided(found: search.Search, profile: findings.Profile | None = None) -> Outcome:
+    """Confirm the best, and say of each candidate what became of it."""
+    asked, baseline = found.plan.asked, found.baseline
+    chosen = None
+    for number, tried in enumerate(found.best()[:MOST_CONFIRMED], start=1):
+        fresh, faults = _confirmed(found, tried, number)
+        if not faults:
+            chosen = fresh
+            break
+        at = next(index for index, one in enumerate(found.candidates) if one.steps == tried.steps)
+        found.candidates[at] = msgspec.structs.replace(fresh, verdict="rejected", why=phrases.unconfirmed(faults))
+    tried_all = tuple(found.candidates)
+    seen = [one if chosen is None or one.steps != chosen.steps else chosen for one in tried_all]
+    front = choice.pareto([baseline, *seen])
+    nearest = ""
+    verdict: Literal["optimized", "kept", "missed"] = "optimized"
+    if chosen is not None:
+        sentence = phrases.optimized(asked, baseline, chosen)
+    elif choice.meets(asked, baseline):
+        verdict, sentence = "kept", phrases.kept(asked, baseline, tried_all, profile)
+    else:
+        verdict = "missed"
+        sentence, nearest = phrases.missed(asked, baseline, tried_all)
+    candidates = phrases.explained(asked, baseline, tried_all, chosen, front)
+    return Outcome(verdict, sentence, nearest, baseline, chosen, candidates, front)
+
+
+def _confirmed(
+    found: search.Search, tried: findings.Candidate, number: int
+) -> tuple[findings.Candidate, tuple[choice.Fault, ...]]:
+    """The candidate measured anew, and what then speaks against it."""
+    made = found.made(tried)
+    try:
+        judged = found.trials.confirmed(made, accuracy.level(number))
+        timings = tuple(found.trials.timed_again(made, rows) for rows in found.plan.batches)
+        footprint = found.trials.footprint(made, peak=True)
+    except trials.Failed as e:
+        return tried, (choice.Fault("gain", 1.0, f"it failed: {e}"),)
+    fresh = msgspec.structs.replace(tried, timings=timings, footprint=footprint, confirmed=judged)
+    on_unseen = msgspec.structs.replace(fresh, judged=judged)
+    return fresh, choice.faults(found.plan.asked, found.baseline, on_unseen)
