@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import loadscope
 
 TESTS = Path(__file__).parent
 TIERS = ("unit", "conformance", "house", "integration", "e2e")
@@ -27,6 +28,8 @@ ALONE = (
         for name in ("drills/", "test_arms", "test_bench", "test_reload_memory", "test_server_", "test_shadow")
     ),
 )
+# What their tests share (servers, models) is made once a file, not once in each process.
+WHOLE = ("e2e/",)
 # Audit events that a unit test must not raise: it neither waits, nor talks, nor starts a process.
 FORBIDDEN_IN_UNIT = frozenset(
     {"time.sleep", "socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}
@@ -63,12 +66,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if _place(item).startswith(ALONE):
             item.add_marker(pytest.mark.alone)
-        elif _place(item).startswith("e2e/"):
-            # The servers and models that a file's tests share are made once, not once in each process.
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
         for kind in ("promise", "threat"):
             item.user_properties += [(kind, name) for marker in item.iter_markers(kind) for name in marker.args]
     items.sort(key=_tier)
+
+
+class Scheduling(loadscope.LoadScopeScheduling):  # type: ignore[misc]
+    """Which tests one process gets at once: a file's in WHOLE, each by itself elsewhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return file if file.removeprefix("tests/").startswith(WHOLE) else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    """Ours, instead of one that groups by marks, which xdist 3.8 no longer sees in pytest 9."""
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(hookwrapper=True)

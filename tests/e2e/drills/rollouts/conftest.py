@@ -125,8 +125,15 @@ class Api:
             current = status.get("generation") == found["generation"] and status.get("phase") in ("LIVE", "FAILED")
             if current and (status.get("live") or {}).get("version") == release.version:
                 return
-            assert time.monotonic() < deadline, found
+            if time.monotonic() > deadline:
+                pytest.fail(f"version {release.version} is not live: {status}\n{self.told(release.name)}")
             time.sleep(0.02)
+
+    def told(self, name: str) -> str:
+        """The words of each step of the last rollout, a line each."""
+        last = self.done("GET", f"/deployments/{name}/rollouts")["items"][0]
+        steps = self.done("GET", f"/rollouts/{last['id']}/steps")["items"]
+        return "\n".join(f"{one['number']} {one['phase']} {one.get('verdict', '')}: {one['words']}" for one in steps)
 
     def close(self) -> None:
         self._http.close()

@@ -97,11 +97,12 @@ def test_a_hundred_other_limits_lose_nobody(plane: Any, record: Callable[[str, i
 def test_while_the_database_is_away_what_is_served_goes_on(postgres_plane: Any, postgres: Any) -> None:
     plane = postgres_plane
     api = plane.up()
-    first, second = plane.release("m", run_ms=2), plane.release("m", run_ms=2.5)
+    first, second = plane.release("m", run_ms=2), plane.release("m", run_ms=2.001)
     api.deploy(first)
     api.live(first)
     callers = plane.callers("m", key=api.key)
-    quick = {"steps": [50.0], "step_s": 3.0, "min_s": 3.0, "margin": 0.3}
+    # Equally good, and not judged by its speed: only the database is in the way of its promotion.
+    quick = {"steps": [50.0], "step_s": 3.0, "min_s": 3.0, "margin": 0.3, "latency": False}
     api.deploy(second, strategy={"kind": "canary", "parameters": quick})
     plane.until(lambda: len(callers.of(second.arm)) > 0)
     postgres.halt()
