@@ -1,5 +1,5 @@
 # The two that a newcomer needs on a fresh machine: `make demo`, `make test`. Each sets up .venv by itself.
-.PHONY: setup demo test check bench promises soak frozen reference protobuf
+.PHONY: setup demo test check bench bench-optimize promises soak frozen reference protobuf
 
 setup:
 	@scripts/setup
@@ -21,6 +21,11 @@ check: setup
 bench:
 	@scripts/setup bench
 	@benchmarks/run
+
+# What `windlass optimize` makes of a dozen shapes of models, in some 25 minutes; the last part of benchmarks/RESULTS.md.
+bench-optimize:
+	@scripts/setup bench
+	@.venv/bin/python benchmarks/optimize.py
 
 # Each promise, the tests that prove it, and what they said last.
 promises: setup

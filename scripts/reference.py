@@ -204,7 +204,7 @@ def package() -> str:
         "field, a repeated key or a NaN is refused.\n\n"
         + structs(
             "windlass.types.manifest",
-            ("Manifest", "ModelSpec", "BlobRef", "TransformSpec", "Field", "Golden", "Limits"),
+            ("Manifest", "ModelSpec", "BlobRef", "TransformSpec", "Field", "Golden", "Sample", "Limits"),
         )
         + "\n"
         + structs("windlass.types.manifest", ("Card", "Lineage"))
