@@ -43,7 +43,7 @@ class StructuralPruning:
     aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """The part of the channels that go, and the passes over the rows afterwards."""
         return (base.Dimension("ratio", (0.5, 0.3, 0.7)), base.Dimension("epochs", (10, 5, 20)))
 

@@ -33,7 +33,7 @@ class UnstructuredPruning:
     aims: ClassVar[frozenset[str]] = frozenset(("size",))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """The part of the weights that are zero in the end, and the passes over the rows."""
         return (base.Dimension("sparsity", (0.7, 0.5, 0.9)), base.Dimension("epochs", (6, 3, 12)))
 

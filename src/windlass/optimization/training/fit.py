@@ -32,6 +32,8 @@ _KEPT_EVERY_S = 15.0
 # What is left of the time when the steps are counted out: not every step takes as long.
 _MARGIN = 0.9
 _HOPELESS = 1e30
+# Weights with more zeros than this were made so.
+_PRUNED = 0.25
 _CLIP = 1.0
 
 
@@ -90,11 +92,12 @@ def fit(
 ) -> Fitted:
     """Train a copy of `network` on the lesson: AdamW (Loshchilov and Hutter, 2019), cosine schedule, clipped gradients.
 
-    `on_step` is called with the copy and the part of the steps done (0 to 1) before the first and after every step:
-    masks are held there. `kept` is a folder for the state: the same call goes on from it, and ends with the same
-    network as one that was not interrupted. The same seed gives the same network, on the same machine and threads,
-    unless the time decides how many steps there are. `CaptureFailed` where the loss is not finite, the network does
-    not run, learns nothing, or the time ends first; `UsageError` where the lesson does not fit it.
+    `on_step` is called with the copy and the part of the steps done (0 to 1) before the first and after every step,
+    and when a run goes on: masks are held there. Weights of which many are zero were pruned, and stay so. `kept` is a
+    folder for the state: the same call goes on from it, and ends with the same network as one that was not interrupted.
+    The same seed gives the same network, on the same machine and threads, unless the time decides how many steps there
+    are. `CaptureFailed` where the loss is not finite, the network does not run, learns nothing, or the time ends first;
+    `UsageError` where the lesson does not fit it.
     """
     with _settings(plan):
         run = _Run(network, lesson, plan, on_step)
@@ -128,6 +131,9 @@ class _Run:
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=plan.rate)
+        # A network that was pruned stays pruned.
+        zeros = [(p, float((p == 0).float().mean())) for p in trained if p.ndim > 1]
+        self.masks = [(p, p.detach() != 0) for p, share in zeros if _PRUNED < share < 1]
 
     def step(self, number: int, total: int) -> None:
         """One batch. What is random in it depends on the seed and its number only."""
@@ -151,6 +157,9 @@ class _Run:
         loss.backward()
         torch.nn.utils.clip_grad_norm_((p for p in self.network.parameters() if p.grad is not None), _CLIP)
         self.optimizer.step()
+        with torch.no_grad():
+            for parameter, mask in self.masks:
+                parameter.mul_(mask)
         self.network.eval()
         self.on_step(self.network, (number + 1) / total)
 
@@ -192,9 +201,8 @@ class _Loop:
             if self.progress.ended or self.clock() - self.written >= _KEPT_EVERY_S:
                 self._write()
         if not self.best:
-            raise errors.CaptureFailed(
-                f"training brought nothing that can be used: {self.progress.ended}.", hint="Give it more time (--time)."
-            )
+            hint = "Give it more time (--time)." if self._elapsed() >= self.plan.seconds else ""
+            raise errors.CaptureFailed(f"training brought nothing to use: {self.progress.ended}.", hint=hint)
         self.run.network.load_state_dict(self.best)
         self.say(f"Trained {self.progress.steps} steps: {self.progress.ended}.")
         return Fitted(
@@ -215,6 +223,7 @@ class _Loop:
         if not self.progress.ended:
             self.run.network.load_state_dict(parts["now"])
             state.restore_optimizer(self.run.optimizer, parts.get("adam", {}))
+            self.run.on_step(self.run.network, self._part())
             self.say(f"Going on at step {self.progress.steps} of {self.progress.total}.")
         return True
 
