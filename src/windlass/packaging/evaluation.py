@@ -6,7 +6,8 @@ Used by `gate.py`. Must never leave out a row, or ask the model other than calle
 from __future__ import annotations
 
 import itertools
-from typing import Any, NamedTuple
+import re
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,10 @@ from windlass.types import fields, manifest, signature, tensor
 LEAST_SLICE = 10
 _MOST_SLICES = 64
 _BINS = 4
+# As many rows at once are looked at to find one that is refused.
+_LOOKED_AT = 64
+# Rows: a slice, or their numbers.
+Chosen: TypeAlias = slice | tensor.Array
 
 
 class Judged(NamedTuple):
@@ -35,33 +40,89 @@ class Slice(NamedTuple):
     rows: tensor.Array
 
 
-def prepare(loaded: session.Session, columns: fields.Columns, chosen: slice) -> tensor.Tensors:
-    """The model's inputs from some rows of a data set, as callers would send them; `UsageError` if they do not fit.
+def takes(loaded: session.Session, columns: fields.Columns) -> tuple[str, ...]:
+    """The columns (of those without the labels) that the model's inputs are made from; `UsageError` if they are none.
 
-    Columns (without the labels) are the package's inputs by name, else its fields where it has any; else, for a model
-    of one matrix, all of them side by side in their order.
+    They are the package's inputs by name, else its fields where it has any; else, for a model of one matrix, all of
+    them side by side in their order.
     """
     known = loaded.transformer.fields
     inputs = loaded.contract.signature.inputs
     if {spec.name for spec in inputs} <= set(columns):
-        return {spec.name: _tensor(columns[spec.name][chosen], spec) for spec in inputs}
+        return tuple(spec.name for spec in inputs)
     if known:
-        return loaded.transformer.prepare(as_fields(known, columns, chosen))
-    rest = list(columns)
-    if len(inputs) == 1 and len(rest) == 1 and columns[rest[0]].ndim > 1:
-        return {inputs[0].name: _tensor(columns[rest[0]][chosen], inputs[0])}
+        for field in known:
+            if field.required:
+                dataset.taken(columns, field.name)
+        return tuple(field.name for field in known if field.name in columns)
+    names = tuple(columns)
+    if len(inputs) == 1 and len(names) == 1 and columns[names[0]].ndim > 1:
+        return names
     width = inputs[0].shape[-1] if len(inputs) == 1 and len(inputs[0].shape) == 2 else None
-    if width != len(rest):
+    if width != len(names):
         wanted = ", ".join(f"'{spec.name}' {list(spec.shape)}" for spec in inputs)
         raise errors.UsageError(
-            f"the data set's {len(rest)} columns are not what the model takes: {wanted}.",
+            f"the data set's {len(names)} columns are not what the model takes: {wanted}.",
             hint="Name the columns as the model's inputs or fields, and the labels with --labels.",
         )
-    picked = {name: columns[name][chosen] for name in rest}
-    return {inputs[0].name: dataset.matrix(picked, rest, inputs[0].datatype)}
+    return names
 
 
-def as_fields(known: tuple[fields.Field, ...], columns: fields.Columns, chosen: slice) -> fields.Columns:
+def prepare(loaded: session.Session, columns: fields.Columns, chosen: Chosen) -> tensor.Tensors:
+    """The model's inputs from some rows of a data set, as callers would send them.
+
+    `UsageError` names the first column and row, of all there are, that the model does not take.
+    """
+    names = takes(loaded, columns)
+    try:
+        inputs = _prepared(loaded, columns, names, chosen)
+        if loaded.contract.signature.batched:
+            loaded.contract.check(inputs)
+    except errors.InvalidInput as e:
+        raise _located(loaded, columns, names, e) from None
+    return inputs
+
+
+def _prepared(
+    loaded: session.Session, columns: fields.Columns, names: tuple[str, ...], chosen: Chosen
+) -> tensor.Tensors:
+    inputs = loaded.contract.signature.inputs
+    if names == tuple(spec.name for spec in inputs):
+        return {spec.name: _tensor(columns[spec.name][chosen], spec) for spec in inputs}
+    if loaded.transformer.fields:
+        return loaded.transformer.prepare(as_fields(loaded.transformer.fields, columns, chosen))
+    if len(names) == 1 and columns[names[0]].ndim > 1:
+        return {inputs[0].name: _tensor(columns[names[0]][chosen], inputs[0])}
+    picked = {name: columns[name][chosen] for name in names}
+    return {inputs[0].name: dataset.matrix(picked, names, inputs[0].datatype)}
+
+
+def _located(
+    loaded: session.Session, columns: fields.Columns, names: tuple[str, ...], why: errors.InvalidInput
+) -> errors.InvalidInput:
+    """What is wrong with the first row that is refused by itself; `why` if each is taken."""
+
+    def refused(start: int, stop: int) -> errors.InvalidInput | None:
+        try:
+            loaded.contract.check(_prepared(loaded, columns, names, slice(start, stop)))
+        except errors.InvalidInput as e:
+            return e
+        return None
+
+    rows, step = len(columns[names[0]]), min(_LOOKED_AT, loaded.contract.max_rows)
+    for start in range(0, rows, step):
+        if refused(start, start + step) is None:
+            continue
+        for row in range(start, min(start + step, rows)):
+            if (found := refused(row, row + 1)) is not None:
+                told = re.sub(r"\brow 0\b", f"row {row}", found.message)
+                if told == found.message and row:
+                    told = f"row {row} of the data set: {told}"
+                return errors.UsageError(told, hint=found.hint)
+    return why
+
+
+def as_fields(known: tuple[fields.Field, ...], columns: fields.Columns, chosen: Chosen) -> fields.Columns:
     """A person's columns; what is required must be there."""
     found: fields.Columns = {}
     for field in known:
