@@ -52,6 +52,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "cryptography": ("security/*",),
     "onnx": ("packaging/*", "optimization/*"),
     "optuna": ("optimization/search_optuna.py",),
+    "openvino": ("optimization/peers/openvino.py",),
     "torch_pruning": ("optimization/techniques/prune_structural.py",),
     "onnx_ir": ("packaging/*",),
     "onnxscript": ("packaging/*",),
