@@ -1,7 +1,7 @@
 """Windlass takes a trained model to a monitored production endpoint.
 
-The public face is `package`, `serve`, `Client` and `Version`; each is imported when it is first used, so that
-`import windlass` costs nothing. Must never import numpy, a framework or a room by itself.
+The public face is `package`, `optimize`, `serve`, `Client` and `Version`; each is imported when it is first used, so
+that `import windlass` costs nothing. Must never import numpy, a framework or a room by itself.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ _PUBLIC = {
     "Server": "windlass.serving.launch:Server",
     "Version": "windlass.sdk:Version",
     "WindlassError": "windlass.errors:WindlassError",
+    "optimize": "windlass.sdk:optimize",
     "package": "windlass.sdk:package",
     "serve": "windlass.sdk:serve",
 }
-__all__ = ["Client", "Server", "Version", "WindlassError", "__version__", "package", "serve"]
+__all__ = ["Client", "Server", "Version", "WindlassError", "__version__", "optimize", "package", "serve"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,7 +52,7 @@ def check(
     The finding is kept as evidence `evaluation` of the version. Exit code 4 if it is refused, or if there are too few
     rows to say.
     """
-    data, column = _data(path, labels)
+    data, column = data_set(path, labels)
     wanted = gate.Asked(column, metric, least, most, slices, least_slice, max_latency_ms, batch)
     report = gate.check(
         inspect.open_package(context, reference),
@@ -74,7 +74,7 @@ def check(
         )
 
 
-def _data(path: Path, labels: str) -> tuple[dataset.Dataset, str]:
+def data_set(path: Path, labels: str) -> tuple[dataset.Dataset, str]:
     """The data set, and the name of its column of labels, which may come from a file of its own."""
     if not path.is_file():
         raise errors.NotFound(f"There is no file {path}.", hint="Check the path given with --data.")

@@ -24,6 +24,7 @@ VERBS = {
     "models": lazy.Late("models:models", "List, show, alias, import, export and delete models."),
     "keys": lazy.Late("keys:keys", "Make, list, rotate and revoke API keys."),
     "check": lazy.Late("check:check", "Judge a version on your own data before it is deployed."),
+    "optimize": lazy.Late("optimize:optimize", "The best form of a version within a budget, or why to leave it alone."),
     "deploy": lazy.Late("deploy:deploy", "Have a version answer under a name, carefully."),
     "rollout": lazy.Late("rollout:rollout", "Watch a rollout; pause, resume, promote or abort it."),
     "rollback": lazy.Late("rollback:rollback", "Go back to what was live before."),

@@ -8,8 +8,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import math
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -67,12 +69,13 @@ class Journal:
         return self._known.get(_name(key))
 
     def put(self, key: list[Any], value: Any, seconds: float) -> None:
-        """Keep a finding at once, so that nothing that comes after can lose it."""
-        line = strict_json.canonical(_Line(key, value, seconds)) + b"\n"
+        """Keep a finding at once, so that nothing that comes after can lose it. `InvalidInput` if it holds NaN."""
+        plain = _finite(strict_json.plain(value))
+        line = strict_json.canonical(_Line(key, plain, seconds)) + b"\n"
         self._file.write(line)
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._known[_name(key)] = Entry(strict_json.plain(value), seconds)
+        self._known[_name(key)] = Entry(plain, seconds)
 
     def keep(self, form: forms.Form) -> None:
         """Keep the files of a form, which `form` gives again; its network is not kept."""
@@ -94,13 +97,14 @@ class Journal:
                 return form
         return None
 
-    def forget_forms(self) -> None:
-        """Give the room of the forms back, at the end of a study; what was measured stays."""
-        shutil.rmtree(self.folder / _FORMS, ignore_errors=True)
-
     def close(self) -> None:
         """Let another process have it."""
         self._file.close()
+
+
+def forget(folder: Path) -> None:
+    """Remove a study's folder with all in it, once what came of it is kept elsewhere."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _hold(file: BinaryIO) -> None:
@@ -124,6 +128,17 @@ def _read(file: BinaryIO) -> tuple[dict[str, Entry], int]:
             one = strict_json.decode(line[:-1], _Line, what="a line of the journal", max_bytes=_MOST_BYTES)
             found[_name(one.key)] = Entry(one.value, one.seconds)
     return found, whole
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: a bound that is none becomes the largest number."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    if isinstance(value, float) and math.isinf(value):
+        return math.copysign(sys.float_info.max, value)
+    return value
 
 
 def _name(key: list[Any]) -> str:

@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Search:
-    """The candidates of one study in the order they were tried. `notes` say what was not tried, and why.
+    """The candidates of one study in the order they were tried; `tell` is told each. `notes` say what was not, and why.
 
     `first_verdict_s`: seconds spent when the first form had been both timed and judged.
     """
@@ -63,6 +63,7 @@ class Search:
         made: trials.Trials,
         baseline: findings.Candidate,
         progress: Callable[[str], None] = lambda _: None,
+        tell: Callable[[findings.Candidate], None] = lambda _: None,
     ) -> None:
         self.plan = plan
         self.trials = made
@@ -72,6 +73,7 @@ class Search:
         self.notes: list[str] = []
         self.first_verdict_s: float | None = None
         self._say = progress
+        self._tell = tell
         self._made: dict[bytes, trials.Made] = {}
         self._hopeless: set[str] = set()
         self._reserve = RESERVE * made.seconds
@@ -98,6 +100,7 @@ class Search:
         if known is not None or self.time_up:
             return known
         started = self.trials.spent
+        self._say(" + ".join(one.technique for one in steps))
         # A form of these steps may have no digest yet: what failed is told by its steps.
         tried = findings.Candidate("", " + ".join(one.technique for one in steps), steps, "failed", "")
         try:
@@ -108,7 +111,7 @@ class Search:
             tried = msgspec.structs.replace(tried, why=f"it failed: {e}")
         tried = msgspec.structs.replace(tried, seconds=self.trials.spent - started)
         self.candidates.append(tried)
-        self._say(f"{tried.name}: {tried.why or told(tried)}")
+        self._tell(tried)
         return tried
 
     def _measured(self, made: trials.Made, tried: findings.Candidate) -> findings.Candidate:
@@ -153,7 +156,6 @@ class Search:
         tried = msgspec.structs.replace(tried, judged=self.trials.judged(made))
         if self.first_verdict_s is None:
             self.first_verdict_s = self.trials.spent
-            self._say(f"first verdict after {self.trials.spent:.0f} s: {tried.name} {told(tried)}")
         return self._unless(tried, "accuracy")
 
     def _timed(self, made: trials.Made, tried: findings.Candidate) -> findings.Candidate:
@@ -369,7 +371,7 @@ def _rejected(tried: findings.Candidate, why: str) -> findings.Candidate:
 
 
 def told(tried: findings.Candidate) -> str:
-    """A candidate's figures as a line of progress."""
+    """A candidate's figures in one line."""
     parts = [f"{one.speedup:.2f}x at {choice.told_rows(one.rows)}" for one in tried.timings]
     if tried.judged is not None:
         drop = tried.judged.drop

@@ -41,6 +41,7 @@ from windlass.types import refs
 # What a form takes to be made, beside being timed and judged, before anything is known of it.
 _MAKING_S = 3.0
 PRICE_PER_CORE_HOUR = 0.04
+BATCHES = (1, 8)
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class Job(msgspec.Struct, frozen=True):
     seconds: float = 600.0
     trials: int = 0
     seed: int = 0
-    batches: tuple[int, ...] = (1, 8)
+    batches: tuple[int, ...] = BATCHES
     threads: int = 1
     network: Any = None
     student: Callable[[], Any] | None = None
@@ -76,11 +77,15 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """The report, the chosen form (None: keep the version as it is) and the rows that confirmed it."""
+    """The report, the chosen form (None: keep the version as it is), the rows that confirmed it, the journal's folder.
+
+    Whoever has kept what came of it calls `forget`.
+    """
 
     report: findings.Report
     form: forms.Form | None
     confirmed_on: data.Rows | None = None
+    journal: Path | None = None
 
 
 class Outline(msgspec.Struct, frozen=True):
@@ -109,15 +114,17 @@ def run(
     job: Job,
     *,
     progress: Callable[[str], None] = lambda _: None,
+    tell: Callable[[findings.Candidate], None] = lambda _: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Result:
     """The whole study. `UsageError` if the data do not fit or are too few, `GateRefused` if the version does not load.
 
-    A budget that nothing meets is no error here: the report's verdict is `missed`. What was measured before an
-    interruption is taken from the journal, so that the same job goes on.
+    `progress` is told each step as it begins, `tell` each candidate when it is done with. A budget that nothing meets
+    is no error here: the report's verdict is `missed`. What was measured before an interruption is taken from the
+    journal, so that the same job goes on.
     """
     with _ready(job, progress, clock) as ready:
-        found = search.Search(ready.plan, ready.made, ready.baseline, progress)
+        found = search.Search(ready.plan, ready.made, ready.baseline, progress, tell)
         found.notes.extend(ready.notes)
         _try(ready, found, progress)
         progress("confirming the best on rows that no choice has seen")
@@ -126,8 +133,14 @@ def run(
         progress("comparing runtimes, and measuring threads and batches")
         told = summary.Told(job.reference, job.parent.digest, ready.bench, ready.made, ready.profile, ready.plan)
         report = summary.report(told, found, came, chosen, job.price)
-        ready.kept.forget_forms()
-        return Result(report, chosen, ready.bench.split.final if chosen is not None else None)
+        rows = ready.bench.split.final if chosen is not None else None
+        return Result(report, chosen, rows, None if job.kept is None else ready.kept.folder)
+
+
+def forget(result: Result) -> None:
+    """Remove the journal of a study that came to its end: the same job then measures anew."""
+    if result.journal is not None:
+        journal.forget(result.journal)
 
 
 def outline(

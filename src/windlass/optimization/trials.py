@@ -196,8 +196,7 @@ class Trials:
                 if _interrupted(e):
                     raise KeyboardInterrupt from None
                 value = {"failed": f"{type(e).__name__}: {str(e)[:300]}"}
-            known = journal.Entry(value, max(0.0, self._clock() - started))
-            self._journal.put(key, known.value, known.seconds)
+            known = self._kept(key, value, max(0.0, self._clock() - started))
         name = msgspec.json.encode(key)
         if name not in self._counted:
             self._counted.add(name)
@@ -205,6 +204,14 @@ class Trials:
         if "failed" in known.value:
             raise Failed(known.value["failed"])
         return msgspec.convert(known.value["found"], kind)
+
+    def _kept(self, key: list[Any], value: Any, seconds: float) -> journal.Entry:
+        try:
+            self._journal.put(key, value, seconds)
+        except errors.InvalidInput:
+            value = {"failed": "it answers with what are no numbers"}
+            self._journal.put(key, value, seconds)
+        return journal.Entry(value, seconds)
 
     def _until(self, seconds: float) -> Callable[[], bool]:
         end = self._clock() + seconds
