@@ -209,6 +209,7 @@ def _drafted(
         rtol=value.golden.rtol,
         atol=value.golden.atol,
         precision=chosen.precision,
+        needs_isa=instruction_sets.isa() if chosen.runtime == "aoti" else "",
         lineage=lineage,
         sample=sample,
         notes=chosen.notes,

@@ -21,7 +21,7 @@ class Reference:
     """Runs ONNX forms whose weights are in the one file."""
 
     name: ClassVar[str] = "onnx reference"
-    pace: ClassVar[float] = 400.0
+    pace: ClassVar[float] = 100.0
 
     @classmethod
     def refusal(cls, form: forms.Form) -> str:
