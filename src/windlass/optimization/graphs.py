@@ -9,9 +9,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -20,7 +21,7 @@ from windlass.optimization import form as forms
 from windlass.packaging import external_data, onnx_bytes
 from windlass.packaging.capture import onnx_graph
 from windlass.security import temporary
-from windlass.types import signature
+from windlass.types import signature, tensor
 
 # One protobuf message holds at most 2 GiB: a graph is worked on with its weights inside, and written again.
 MAX_BYTES = (2 << 30) - (64 << 20)
@@ -37,7 +38,7 @@ _prepared: OrderedDict[str, bytes] = OrderedDict()
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What onnxruntime makes of a quantized graph: operators on integers, and conversions that none absorbed."""
+    """What onnxruntime makes of a quantized graph: operators on integers, and pairs that no operator absorbed."""
 
     integer: int
     standalone: int
@@ -61,17 +62,23 @@ def read(form: forms.Form) -> onnx.ModelProto:
     if why:
         raise errors.Unsupported(f"this form cannot be read as a graph: {why}")
     model = onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE])
-    for tensor in model.graph.initializer:
-        onnx_bytes.load(tensor, form.files)
+    for constant in model.graph.initializer:
+        onnx_bytes.load(constant, form.files)
     return model
 
 
-def kinds(form: forms.Form) -> Counter[str]:
-    """How many nodes of each operator the form's graph has, those of other domains as `domain.Operator`."""
-    if form.runtime != "onnx":
-        return Counter()
+class Census(NamedTuple):
+    """What a graph is written in: its opset, and how often it has each operator (`domain.Operator` if not ONNX's)."""
+
+    opset: int
+    kinds: Counter[str]
+
+
+def census(form: forms.Form) -> Census:
+    """What the graph of an ONNX form is written in; weights that lie beside it are not read."""
     model = onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE])
-    return Counter(kind(node) for node in model.graph.node)
+    opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+    return Census(opset, Counter(kind(node) for node in model.graph.node))
 
 
 def kind(node: onnx.NodeProto) -> str:
@@ -125,10 +132,17 @@ def optimized(model: onnx.ModelProto, level: Literal["basic", "extended"]) -> on
 
 
 def health(model: onnx.ModelProto) -> Health:
-    """How many operators run on integers and how many conversions were left standing alone, once it is loaded."""
-    found = Counter(node.op_type for node in optimized(model, "extended").graph.node)
-    integer = sum(count for name, count in found.items() if name.startswith(_INTEGER_KINDS))
-    return Health(integer, sum(found[name] for name in _QUANTIZERS))
+    """How many operators run on integers once it is loaded, and how many pairs do nothing but lose accuracy."""
+    loaded = optimized(model, "extended")
+    readers = consumers(loaded)
+    integer = sum(node.op_type.startswith(_INTEGER_KINDS) for node in loaded.graph.node)
+    pairs = [
+        node
+        for node in loaded.graph.node
+        if node.op_type == "QuantizeLinear"
+        and all(reader.op_type == "DequantizeLinear" for reader in readers.get(node.output[0], []))
+    ]
+    return Health(integer, len(pairs))
 
 
 def made(
@@ -161,11 +175,6 @@ def made(
         left=(*form.left, *left),
         notes=(*form.notes, *notes),
     )
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that the graph is written in."""
-    return max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
 
 
 def weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -205,36 +214,72 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
-def fresh(model: onnx.ModelProto) -> Names:
-    """Names for new values and nodes that the graph does not have yet."""
-    taken = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}
-    values = (*model.graph.input, *model.graph.output, *model.graph.initializer)
-    return Names(taken | {value.name for value in values})
+class Writer:
+    """Adds constants and nodes to a graph, under names that it does not have yet.
 
+    The same names for the same questions in the same order.
+    """
 
-class Names:
-    """Gives each new value a name of its own, the same ones for the same questions in the same order."""
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._taken = {name for node in model.graph.node for name in (node.name, *node.input, *node.output)}
+        values = (*model.graph.input, *model.graph.output, *model.graph.initializer)
+        self._taken |= {value.name for value in values}
 
-    def __init__(self, taken: set[str]) -> None:
-        self._taken = taken
-
-    def __call__(self, wanted: str) -> str:
+    def name(self, wanted: str) -> str:
         """The name wanted, with a number behind it if it is taken."""
         options = itertools.chain([wanted], (f"{wanted}_{number}" for number in itertools.count(1)))
         name = next(option for option in options if option not in self._taken)
         self._taken.add(name)
         return name
 
+    def constant(self, wanted: str, value: tensor.Array) -> str:
+        """A new constant; its name."""
+        # numpy makes one dimension of none.
+        plain = np.ascontiguousarray(value).reshape(value.shape)
+        made = onnx.numpy_helper.from_array(plain, self.name(wanted))
+        self._model.graph.initializer.append(made)
+        return str(made.name)
+
+    def node(self, operator: str, inputs: Sequence[str], output: str, name: str, **attributes: Any) -> onnx.NodeProto:
+        """A new node, not yet in the graph; one of another domain is written `domain.Operator`."""
+        domain, _, kind_ = operator.rpartition(".")
+        if domain and all(one.domain != domain for one in self._model.opset_import):
+            self._model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+        return onnx.helper.make_node(kind_, list(inputs), [output], self.name(name), domain=domain, **attributes)
+
 
 def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     made = optimized(model, "basic")
-    names = fresh(made)
+    writer = Writer(made)
     seen: set[str] = set()
     for number, node in enumerate(made.graph.node):
         if not node.name or node.name in seen:
-            node.name = names(f"{node.op_type}_{number}")
+            node.name = writer.name(f"{node.op_type}_{number}")
         seen.add(node.name)
+    _name_pooling(made)
     return made
+
+
+def _name_pooling(model: onnx.ModelProto) -> None:
+    """Exporters write global pooling as the mean over a picture; as what it is, onnxruntime runs it on integers."""
+    real = weights(model)
+    pictures = {
+        value.name
+        for value in (*model.graph.value_info, *model.graph.input)
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(value.type.tensor_type.shape.dim) == 4
+    }
+    for node in model.graph.node:
+        if node.op_type != "ReduceMean" or node.input[0] not in pictures or not attribute(node, "keepdims", 1):
+            continue
+        if len(node.input) > 1:
+            axes = onnx.numpy_helper.to_array(real[node.input[1]]).tolist() if node.input[1] in real else []
+        else:
+            axes = attribute(node, "axes", [])
+        if sorted(axis % 4 for axis in axes) == [2, 3]:
+            node.op_type = "GlobalAveragePool"
+            del node.input[1:]
+            del node.attribute[:]
 
 
 def _prune(model: onnx.ModelProto) -> None:

@@ -7,7 +7,7 @@ kernel for: that would be slower than before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from windlass.types import tensor
 
 # DequantizeLinear knows channels from here on.
 MIN_OPSET = 13
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
+PRODUCTS = ("Conv", "Gemm", "MatMul")
 # What only moves numbers: its output has the scale of its input.
 _MOVERS = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"))
 # What onnxruntime computes on integers where all it reads and gives is quantized.
@@ -60,6 +60,20 @@ class Plan(msgspec.Struct, frozen=True):
         return tuple(dict.fromkeys(self.values.values()))
 
 
+def unfit(form: forms.Form, wanted: Collection[str]) -> str:
+    """Why a form cannot be quantized: no ONNX, quantized already, none of the operators wanted; empty where it can."""
+    if why := graphs.refusal(form):
+        return why
+    opset, found = graphs.census(form)
+    if graphs.is_quantized(found):
+        return "the graph is quantized already."
+    if not any(name in found for name in wanted):
+        return f"the graph has none of the operators that it works on ({', '.join(wanted)})."
+    if opset < MIN_OPSET:
+        return f"the graph is written in opset {opset}: quantized channels need {MIN_OPSET} or later."
+    return ""
+
+
 def plan(model: onnx.ModelProto, exclude: Collection[str] = (), *, riders: bool = True) -> Plan:
     """What to quantize of a prepared graph. A smaller plan needs no range that a larger one does not need."""
     real, floats = graphs.weights(model), graphs.floats(model)
@@ -67,7 +81,7 @@ def plan(model: onnx.ModelProto, exclude: Collection[str] = (), *, riders: bool 
     tables: list[onnx.NodeProto] = []
     left = []
     for node in model.graph.node:
-        why = _refusal(node, real, floats)
+        why = refusal(node, real, floats)
         if why is None:
             continue
         if why or node.name in exclude:
@@ -95,7 +109,7 @@ def quantize(model: onnx.ModelProto, plan: Plan, ranges: calibration.Ranges, set
     return _Writing(model, plan, ranges, settings).write()
 
 
-def _refusal(node: onnx.NodeProto, real: dict[str, onnx.TensorProto], floats: frozenset[str]) -> str | None:
+def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto], floats: frozenset[str]) -> str | None:
     """Why a node that is worth quantizing cannot be; empty where it can, None where it is not worth a word."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _HEAVY:
         return "onnxruntime has no integer kernel for it." if node.op_type in _HEAVY else None
@@ -104,7 +118,7 @@ def _refusal(node: onnx.NodeProto, real: dict[str, onnx.TensorProto], floats: fr
         large = table is not None and len(table.dims) == 2 and np.prod(table.dims) >= _LARGE_TABLE
         usable = large and table is not None and table.data_type == onnx.TensorProto.FLOAT
         return "" if usable and graphs.attribute(node, "axis", 0) == 0 else None
-    if node.op_type not in _PRODUCTS:
+    if node.op_type not in PRODUCTS:
         return None
     weight = real.get(node.input[1])
     if weight is None:
@@ -125,11 +139,11 @@ def _refusal(node: onnx.NodeProto, real: dict[str, onnx.TensorProto], floats: fr
 
 
 def _outputs(node: onnx.NodeProto, weight: onnx.TensorProto) -> int:
-    return int(weight.dims[_axis(node)])
+    return int(weight.dims[channels(node)])
 
 
-def _axis(node: onnx.NodeProto) -> int:
-    """Where the output channels lie in the weights of a product."""
+def channels(node: onnx.NodeProto) -> int:
+    """The axis of the output channels in the weights of a product."""
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and graphs.attribute(node, "transB", 0) else 1
@@ -185,12 +199,11 @@ class _Writing:
         self._model = model
         self._plan = plan
         self._settings = settings
-        self._names = graphs.fresh(model)
+        self._writer = graphs.Writer(model)
         self._real = graphs.weights(model)
         self._points = {
             name: integers.point(*ranges[source], settings.activations) for name, source in plan.values.items()
         }
-        self._constants: list[onnx.TensorProto] = []
         self._dequantized: dict[str, str] = {}
 
     def write(self) -> onnx.ModelProto:
@@ -211,12 +224,11 @@ class _Writing:
             made = [self._renamed(node, at, forced) for at in range(len(node.output))]
             written.append(node)
             if node.name in tables:
-                written.append(self._table(node))
+                written.append(table(self._writer, node, onnx.numpy_helper.to_array(self._real[node.input[0]])))
             for name, now in made:
                 written += self._pair(name, now)
         del graph.node[:]
         graph.node.extend(written)
-        graph.initializer.extend(self._constants)
         return self._model
 
     def _forced(self, integer: Collection[str]) -> set[str]:
@@ -234,7 +246,7 @@ class _Writing:
         """An output of the whole graph that is quantized keeps its name behind the pair."""
         name = node.output[at]
         if name in forced and name in {value.name for value in self._model.graph.output}:
-            node.output[at] = self._names(f"{name}/float")
+            node.output[at] = self._writer.name(f"{name}/float")
         return name, node.output[at]
 
     def _pair(self, name: str, now: str) -> list[onnx.NodeProto]:
@@ -242,19 +254,18 @@ class _Writing:
         if name not in self._points or name in self._dequantized:
             return []
         scale, zero = self._scale(name, self._points[name])
-        quantized = self._names(f"{name}/quantized")
-        dequantized = name if now != name else self._names(f"{name}/dequantized")
+        quantized = self._writer.name(f"{name}/quantized")
+        dequantized = name if now != name else self._writer.name(f"{name}/dequantized")
         self._dequantized[name] = dequantized
+        node = self._writer.node
         return [
-            onnx.helper.make_node("QuantizeLinear", [now, scale, zero], [quantized], self._names(f"{name}/quantize")),
-            onnx.helper.make_node(
-                "DequantizeLinear", [quantized, scale, zero], [dequantized], self._names(f"{name}/dequantize")
-            ),
+            node("QuantizeLinear", [now, scale, zero], quantized, f"{name}/quantize"),
+            node("DequantizeLinear", [quantized, scale, zero], dequantized, f"{name}/dequantize"),
         ]
 
     def _scale(self, name: str, point: integers.Point) -> tuple[str, str]:
         kind = np.uint8 if self._settings.activations == "QUInt8" else np.int8
-        return self._constant(f"{name}/scale", np.array(point.scale, np.float32)), self._constant(
+        return self._writer.constant(f"{name}/scale", np.array(point.scale, np.float32)), self._writer.constant(
             f"{name}/zero", np.array(point.zero, kind)
         )
 
@@ -262,7 +273,7 @@ class _Writing:
         """Integer weights and bias for a product, each behind its DequantizeLinear."""
         settings = self._settings
         real = onnx.numpy_helper.to_array(self._real[node.input[1]])
-        axis = _axis(node)
+        axis = channels(node)
         source = next(name for name, now in self._dequantized.items() if now == node.input[0])
         input_scale = self._points[source].scale
         biases = (
@@ -285,40 +296,29 @@ class _Writing:
     ) -> onnx.NodeProto:
         base = f"{node.name}/{'bias' if at == 2 else 'weights'}"
         inputs = [
-            self._constant(f"{base}/quantized", values),
-            self._constant(f"{base}/scale", scales),
-            self._constant(f"{base}/zero", np.full(scales.shape, zero, values.dtype)),
+            self._writer.constant(f"{base}/quantized", values),
+            self._writer.constant(f"{base}/scale", scales),
         ]
-        output = self._names(base)
-        node.input[at] = output
+        # Biases have no zero point: none is zero.
+        if at != 2:
+            inputs.append(self._writer.constant(f"{base}/zero", np.full(scales.shape, zero, values.dtype)))
+        node.input[at] = self._writer.name(base)
         more = {"axis": axis} if scales.ndim else {}
-        return onnx.helper.make_node("DequantizeLinear", inputs, [output], self._names(f"{base}/dequantize"), **more)
-
-    def _table(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Rows are taken from an integer table and dequantized: a scale for each column, as the rows are many."""
-        real = onnx.numpy_helper.to_array(self._real[node.input[0]])
-        made = integers.weights(real, 1, "QInt8", reduced=False)
-        node.input[0] = self._constant(f"{node.name}/table/quantized", made.values)
-        output = node.output[0]
-        node.output[0] = self._names(f"{output}/quantized")
-        inputs = [
-            node.output[0],
-            self._constant(f"{node.name}/table/scale", made.scales),
-            self._constant(f"{node.name}/table/zero", np.zeros(made.scales.shape, np.int8)),
-        ]
-        return onnx.helper.make_node(
-            "DequantizeLinear", inputs, [output], self._names(f"{node.name}/dequantize"), axis=-1
-        )
-
-    def _constant(self, name: str, value: tensor.Array) -> str:
-        name = self._names(name)
-        self._constants.append(onnx.numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name))
-        return name
+        return self._writer.node("DequantizeLinear", inputs, node.input[at], f"{base}/dequantize", **more)
 
 
-def summary(plan: Plan) -> Iterable[str]:
-    """What was quantized, in words."""
-    yield (
-        f"{len(plan.products)} products and {len(plan.tables)} tables are on integers, with {len(plan.riders)} "
-        "operators between them."
-    )
+def table(writer: graphs.Writer, node: onnx.NodeProto, real: tensor.Array) -> onnx.NodeProto:
+    """Make a Gather take rows from an integer table: the node that dequantizes them, to be written behind it.
+
+    Each column has a scale, as the rows are many.
+    """
+    made = integers.weights(real, 1, "QInt8", reduced=False)
+    inputs = [
+        writer.name(f"{node.output[0]}/quantized"),
+        writer.constant(f"{node.name}/table/scale", made.scales),
+        writer.constant(f"{node.name}/table/zero", np.zeros(made.scales.shape, np.int8)),
+    ]
+    following = writer.node("DequantizeLinear", inputs, node.output[0], f"{node.name}/dequantize", axis=-1)
+    node.input[0] = writer.constant(f"{node.name}/table/quantized", made.values)
+    node.output[0] = inputs[0]
+    return following
