@@ -75,6 +75,7 @@ def build(
             ir_version=contents.ir_version,
             opset=contents.opset,
             precision=source.precision,
+            needs_isa=source.needs_isa,
         ),
         golden=manifest.Golden(
             inputs=gathered.add(tensor_codec.pack(inputs)),

@@ -48,6 +48,7 @@ class Draft(msgspec.Struct, frozen=True):
 
     `trials` cover batch 1, 2, 3, an odd size and the maximum, real rows where given, and edge cases; `synthetic` is
     True when no real example was given. `trees` asks for the stricter check around split thresholds.
+    `needs_isa` is `verdicts.isa()` of where it was compiled, empty for what any machine runs.
     `notes` are sentences for the person who packages.
     """
 
@@ -64,6 +65,7 @@ class Draft(msgspec.Struct, frozen=True):
     rtol: float = RTOL
     atol: float = ATOL
     precision: str = "fp32"
+    needs_isa: str = ""
     lineage: manifest.Lineage = manifest.Lineage()
     sample: Sample | None = None
     notes: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ def open(  # noqa: A001 - read as session.open
         raise errors.Unsupported(
             f"Models of the runtime '{spec.runtime}' carry code and are not loaded in this process."
         )
+    _require_isa(spec.needs_isa)
     files = package.model_files()
     if spec.runtime == "onnx":
         contents = external_data.check(files)
@@ -98,6 +99,16 @@ def open(  # noqa: A001 - read as session.open
         model.unload()
         raise
     return session
+
+
+def _require_isa(needed: str) -> None:
+    """`Unsupported` where machine code was compiled for instructions that this machine lacks: it would die of them."""
+    lacking = verdicts.lacking(needed)
+    if lacking:
+        raise errors.Unsupported(
+            f"The package holds code that was compiled for {', '.join(lacking)}, which this machine does not have.",
+            hint="Run it on a machine like the one that it was made on, or optimize the original again here.",
+        )
 
 
 def carries_code(runtime: str) -> bool:

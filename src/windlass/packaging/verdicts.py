@@ -96,3 +96,9 @@ def _present(listed: Collection[str], asked: Mapping[str, bool]) -> list[str]:
         if (feature in listed and (not needs or needs in found)) if known is None else known:
             found.append(feature)
     return found
+
+
+def lacking(needed: str) -> tuple[str, ...]:
+    """What of another machine's `isa()` this one does not have."""
+    here = isa().split()
+    return tuple(feature for feature in needed.split() if feature not in here)

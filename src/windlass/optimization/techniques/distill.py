@@ -34,7 +34,7 @@ class Distill:
     aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003 - the seam's signature
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """How soft the teachers' answers are, how much they count beside the labels, how often each row is seen."""
         return (
             base.Dimension("temperature", (3.0, 1.0, 6.0)),

@@ -35,7 +35,7 @@ class LowRank:
     aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003 - the seam's signature
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """The share of the energy that is kept, and nodes to leave whole."""
         return (
             base.Dimension("energy", (0.99, 0.999, 0.95, 0.9, 0.8, 0.65, 0.5)),
@@ -43,7 +43,7 @@ class LowRank:
         )
 
     @classmethod
-    def refusal(cls, form: forms.Form, materials: base.Materials) -> str:  # noqa: ARG003 - the seam's signature
+    def refusal(cls, form: forms.Form, materials: base.Materials) -> str:
         """Anything but an ONNX graph with products of matrices."""
         told = graphs.refusal(form)
         if told or graphs.kinds(form).keys() & _PRODUCTS:

@@ -38,7 +38,7 @@ class LowRankTuned:
     aims: ClassVar[frozenset[str]] = frozenset(("latency", "size", "memory"))
 
     @classmethod
-    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:  # noqa: ARG003 - the seam's signature
+    def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """The share of each layer's energy that is kept, and how often each row is seen afterwards."""
         return (
             base.Dimension("energy", (0.9, 0.8, 0.95, 0.7, 0.6, 0.5)),

@@ -34,15 +34,15 @@ def to_form(
     signature is not `materials.signature`.
     """
     wanted = materials.signature
-    example = _example(wanted, materials)
-    keywords = torch_original.call_names(network, example, ())
+    rows = example(wanted, materials)
+    keywords = torch_original.call_names(network, rows, ())
     drafted = torch_module.TorchModule.capture(
         network,
         capture.Options(
-            example=example,
-            dynamic=_dynamic(wanted),
+            example=rows,
+            dynamic=dynamic(wanted),
             batched=wanted.batched,
-            input_names=() if keywords is not None else tuple(example),
+            input_names=() if keywords is not None else tuple(rows),
             output_names=tuple(spec.name for spec in wanted.outputs),
             max_batch=_MAX_BATCH,
             seed=materials.seed,
@@ -62,7 +62,7 @@ def to_form(
     )
 
 
-def _example(wanted: signature.Signature, materials: base.Materials) -> tensor.Tensors:
+def example(wanted: signature.Signature, materials: base.Materials) -> tensor.Tensors:
     """Real rows by name in the signature's order."""
     batches = materials.calibration
     if not batches and materials.lesson is not None:
@@ -81,7 +81,7 @@ def _example(wanted: signature.Signature, materials: base.Materials) -> tensor.T
     return {name: array[:least] for name, array in found.items()} if wanted.batched else found
 
 
-def _dynamic(wanted: signature.Signature) -> dict[str, dict[int, str]]:
+def dynamic(wanted: signature.Signature) -> dict[str, dict[int, str]]:
     """The free dimensions of the inputs, but for the batch."""
     found: dict[str, dict[int, str]] = {}
     for spec in wanted.inputs:

@@ -60,11 +60,11 @@ def capture(subject: Subject, options: base.Options) -> draft.Draft:
     readable = original
     if subject.program is not None:
         readable = torch_original.Original(subject.program, original.names, subject.keywords)
-    exported, model, warned = export(readable, few, dynamic=dynamic, max_batch=options.max_batch)
-    renamed = _dimension_names(exported, tuple(example), dynamic)
+    program, model, warned = export(readable, few, dynamic=dynamic, max_batch=options.max_batch)
+    renamed = _dimension_names(program, tuple(example), dynamic)
     onnx_graph.rename_dimensions(model, renamed)
     onnx_graph.rename(model, tuple(example), names)
-    dimensions = _ranges(exported, renamed, subject.dimensions)
+    dimensions = _ranges(program, renamed, subject.dimensions)
     spec = signature.Signature(onnx_graph.specs(model.graph.inputs), onnx_graph.specs(model.graph.outputs), dimensions)
     _require_free(spec, dynamic)
     if options.batched and not spec.batched:
@@ -98,6 +98,29 @@ def export(
     max_batch: int,
 ) -> tuple[Any, ir.Model, tuple[str, ...]]:
     """The exported program, its ONNX graph (opset 20, IR 10), and the warnings that name the user's own lines."""
+    with torch_original.quiet() as warned, torch.no_grad():
+        program = exported(original, example, dynamic=dynamic, max_batch=max_batch)
+        try:
+            made = torch.onnx.export(program, (), dynamo=True, opset_version=onnx_graph.OPSET, verbose=False)
+        except Exception as e:  # noqa: BLE001 - the exporter raises many kinds
+            raise _not_converted(e, program) from None
+    if made is None:
+        raise errors.CaptureFailed("the exporter gave no ONNX model.")
+    made.model.ir_version = onnx_graph.IR_VERSION
+    return program, made.model, tuple(f"warning from {line}" for line in warned)
+
+
+def exported(
+    original: torch_original.Original,
+    example: tensor.Tensors,
+    *,
+    dynamic: dict[str, dict[int, str]],
+    max_batch: int,
+) -> Any:
+    """The program of torch.export, its inputs by position in the order of `original.names`, its outputs a flat tuple.
+
+    `dynamic` names the free axes of each input; `CaptureFailed` with the line where torch tells it.
+    """
     shapes: list[dict[int, Any]] = []
     most = max(max_batch, _FEWEST_ROWS)
     for name in original.names:
@@ -108,23 +131,14 @@ def export(
                 for axis, d in axes.items()
             }
         )
-    with torch_original.quiet() as warned, torch.no_grad():
-        try:
-            program = torch.export.export(
-                original.module, original.tensors(example), dynamic_shapes={"tensors": tuple(shapes)}, strict=False
-            )
-        except errors.WindlassError:
-            raise
-        except Exception as e:  # noqa: BLE001 - torch.export raises many kinds
-            raise _not_exported(e, original.names, dynamic) from None
-        try:
-            made = torch.onnx.export(program, (), dynamo=True, opset_version=onnx_graph.OPSET, verbose=False)
-        except Exception as e:  # noqa: BLE001 - the exporter raises many kinds
-            raise _not_converted(e, program) from None
-    if made is None:
-        raise errors.CaptureFailed("the exporter gave no ONNX model.")
-    made.model.ir_version = onnx_graph.IR_VERSION
-    return program, made.model, tuple(f"warning from {line}" for line in warned)
+    try:
+        return torch.export.export(
+            original.module, original.tensors(example), dynamic_shapes={"tensors": tuple(shapes)}, strict=False
+        )
+    except errors.WindlassError:
+        raise
+    except Exception as e:  # noqa: BLE001 - torch.export raises many kinds
+        raise _not_exported(e, original.names, dynamic) from None
 
 
 def _checked(example: tensor.Tensors, options: base.Options) -> tensor.Tensors:
