@@ -80,7 +80,7 @@ def test_the_document_is_json() -> None:
 
 def test_the_page_is_well_formed_escapes_names_and_asks_nobody() -> None:
     text = bench_page.page(measured(rate=0), 1.0, {"cpu": "<x>"})
-    root = ET.fromstring(text.removeprefix("<!doctype html>\n").replace('<meta charset="utf-8">', ""))
+    root = ET.fromstring(text.removeprefix("<!doctype html>\n"))
     assert len(root.findall(".//svg")) == 3
     assert NAME in [heading.text for heading in root.findall(".//h2")]
     assert "://" not in text
@@ -100,14 +100,6 @@ def test_plots_stay_inside_their_frame(points: list[tuple[float, float]], logari
     for circle in circles:
         assert 0 <= float(circle.attrib["cx"]) <= 640
         assert 0 <= float(circle.attrib["cy"]) <= 320
-
-
-@given(st.floats(1e-3, 1e9))
-def test_steps_are_round_and_few(high: float) -> None:
-    found = bench_page.steps(high)
-    assert found[0] == 0
-    assert found[-1] <= high * (1 + 1e-9)
-    assert 3 <= len(found) <= 8
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("1.5s", 1.5), ("300us", 0.0003)])
