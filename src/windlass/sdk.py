@@ -1,7 +1,7 @@
 """The Python face: package a live model, optimize and serve versions, from a script or a notebook.
 
-Reached through `windlass.package`, `windlass.optimize` and `windlass.serve`. Must never do what the CLI cannot: both are
-thin over the same rooms.
+Reached through `windlass.package`, `windlass.optimize` and `windlass.serve`. Must never do what the CLI cannot: both
+are thin over the same rooms.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ class Allowance(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.value * abs(baseline) if self.relative else self.value
 
     def __str__(self) -> str:
-        return f"{self.value * 100:.6g}%" if self.relative else f"{self.value:.6g}"
+        shown = f"{self.value * (100 if self.relative else 1):.9f}".rstrip("0").rstrip(".")
+        return f"{shown}%" if self.relative else shown
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
