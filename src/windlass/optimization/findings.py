@@ -16,7 +16,7 @@ from windlass.optimization import form
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A form against the original, run in turn (A B A B) on one thread count: median milliseconds of one run.
 
-    `speedup` is the ratio of the medians (above 1: faster), `low` and `high` its bootstrap 95 % interval.
+    `speedup` is the median of the rounds' ratios (above 1: faster), `low` and `high` its bootstrap 95 % interval.
     """
 
     rows: int
@@ -63,7 +63,7 @@ class Likeness(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Drop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much worse a form answers the same rows than the original, in the metric's unit; negative is better.
 
-    `low` and `high` are each a one-sided 95 % bound of the paired difference.
+    `low` and `high` are each a one-sided bound of the paired difference, at `level`.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Drop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drop: float
     low: float
     high: float
+    level: float = 0.95
 
 
 class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -152,18 +152,54 @@ def answers(loaded: session.Session, columns: fields.Columns) -> fields.Columns:
 
 def judged(value: manifest.Manifest, answered: fields.Columns, labels: tensor.Array, metric: str) -> Judged:
     """Labels and answers, made comparable for a metric; `UsageError` says which label is none of the model's."""
+    true, answers = truth(value, labels, metric), given(value, answered, metric)
     if not metrics.named(metric).classes:
-        found = next((a for a in answered.values() if a.dtype.kind in "fiu" and a.size == len(a)), None)
-        if found is None:
-            raise errors.UsageError(f"'{metric}' needs a model that answers with one number a row.")
-        truth = dataset.numbers(labels, "labels")
-        if np.isnan(truth).any():
-            raise errors.UsageError(f"row {int(np.isnan(truth).argmax())} has no label.")
-        return Judged(truth, found.astype(np.float64).ravel())
+        return Judged(true, answers)
+    known = value.labels or tuple(sorted({*answers.tolist(), *true.tolist()}))
+    at = {name: index for index, name in enumerate(known)}
+    return Judged(np.array([at[one] for one in true.tolist()]), np.array([at[one] for one in answers.tolist()]), known)
+
+
+def truth(value: manifest.Manifest, labels: tensor.Array, metric: str) -> tensor.Array:
+    """The labels as a metric compares them, `[rows]`: names of classes (object array of str), or float64."""
+    if not metrics.named(metric).classes:
+        found = dataset.numbers(labels, "labels")
+        if np.isnan(found).any():
+            raise errors.UsageError(f"row {int(np.isnan(found).argmax())} has no label.")
+        return found
     texts = dataset.texts(labels)
     if None in texts.tolist():
         raise errors.UsageError(f"row {texts.tolist().index(None)} has no label.", hint="Leave such rows out.")
-    return _classes(value, answered, texts.tolist())
+    return _named(texts.tolist(), value.labels)
+
+
+def given(value: manifest.Manifest, answered: fields.Columns, metric: str) -> tensor.Array:
+    """The answers as a metric compares them, `[rows]`: names of classes (object array of str), or float64.
+
+    Classes by the label that people read, else by the highest score, else by the number that is answered.
+    """
+    if not metrics.named(metric).classes:
+        numbers = next((a for a in answered.values() if a.dtype.kind in "fiu" and a.size == len(a)), None)
+        if numbers is None:
+            raise errors.UsageError(f"'{metric}' needs a model that answers with one number a row.")
+        return numbers.astype(np.float64).ravel()
+    names, highest = value.labels, scores(answered)
+    if "label" in answered and answered["label"].dtype == object and (names or not highest):
+        return _named([str(one) for one in dataset.texts(answered["label"].ravel()).tolist()], names)
+    if highest:
+        found = np.empty(len(answered[highest]), object)
+        found[:] = [names[at] if names else str(at) for at in answered[highest].argmax(axis=1).tolist()]
+        return found
+    whole = next((a for a in answered.values() if a.dtype.kind in "iub" and a.size == len(a)), None)
+    if whole is None:
+        raise errors.UsageError("the model's answers are no classes.", hint="Use a metric of numbers: mae, rmse.")
+    return _named([str(int(one)) for one in whole.ravel().tolist()], names)
+
+
+def scores(answered: fields.Columns) -> str:
+    """The answer column `[rows, classes]` whose highest number is the class; empty if there is none."""
+    wide = (name for name, a in answered.items() if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] > 1)
+    return next(wide, "")
 
 
 def slices(values: tensor.Array, name: str) -> tuple[Slice, ...]:
@@ -193,29 +229,12 @@ def _quarters(values: tensor.Array, name: str) -> tuple[Slice, ...]:
     return tuple(found)
 
 
-def _classes(value: manifest.Manifest, answered: fields.Columns, truth: list[str]) -> Judged:
-    """By the label that people read, else by the highest score, else by the number that is answered."""
-    names = value.labels
-    if "label" in answered and answered["label"].dtype == object and (names or not _scores(answered)):
-        given = [str(one) for one in dataset.texts(answered["label"]).tolist()]
-    elif (scores := _scores(answered)) is not None:
-        given = [names[at] if names else str(at) for at in scores.argmax(axis=1).tolist()]
-    else:
-        whole = next((a for a in answered.values() if a.dtype.kind in "iub" and a.size == len(a)), None)
-        if whole is None:
-            raise errors.UsageError("the model's answers are no classes.", hint="Use a metric of numbers: mae, rmse.")
-        given = [str(int(one)) for one in whole.ravel().tolist()]
-    known = names or tuple(sorted({*given, *truth}))
-    if names and not set(truth) <= set(names):
-        truth = [_numbered(text, names) for text in truth]
-    if not set(given) <= set(known):
-        given = [_numbered(text, known) for text in given]
-    at = {name: index for index, name in enumerate(known)}
-    return Judged(np.array([at[one] for one in truth]), np.array([at[one] for one in given]), known)
-
-
-def _scores(answered: fields.Columns) -> tensor.Array | None:
-    return next((a for a in answered.values() if a.dtype.kind == "f" and a.ndim == 2 and a.shape[1] > 1), None)
+def _named(texts: list[str], names: tuple[str, ...]) -> tensor.Array:
+    """Classes by their names, where they have any: some are written as their numbers."""
+    found = np.empty(len(texts), object)
+    known = set(names)
+    found[:] = texts if not names or set(texts) <= known else [t if t in known else _numbered(t, names) for t in texts]
+    return found
 
 
 def _numbered(text: str, names: tuple[str, ...]) -> str:
