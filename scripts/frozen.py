@@ -67,18 +67,9 @@ def scopes() -> Iterator[str]:
 
 def settings() -> Iterator[str]:
     """Each setting and its default."""
-    import pydantic
-
     from windlass import settings as settings_
 
-    def walk(model: type[pydantic.BaseModel], prefix: str) -> Iterator[str]:
-        for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-                yield from walk(field.annotation, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name} {field.default!r}"
-
-    return walk(settings_.Settings, "")
+    return (f"{name} {default!r}" for name, default in settings_.keys().items())
 
 
 def plugins() -> Iterator[str]:

@@ -286,23 +286,17 @@ def transforms() -> str:
 
 def settings() -> str:
     """Every setting with its environment variable and default."""
-    import pydantic
-
     from windlass import settings as settings_
 
-    def walk(model: type[pydantic.BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
-        for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-                yield from walk(field.annotation, f"{prefix}{name}.")
-            else:
-                variable = settings_.PREFIX + f"{prefix}{name}".replace(".", "__").upper()
-                yield code(prefix + name), code(variable), code(field.default)
+    def rows() -> Iterator[tuple[str, str, str]]:
+        for name, default in settings_.keys().items():
+            yield code(name), code(settings_.PREFIX + name.replace(".", "__").upper()), code(default)
 
     return (
         "# Settings\n\n"
         "From `windlass.toml` in the current folder (or `--config FILE`), then the environment, then the command's\n"
         "options, in rising order. An unknown setting is an error that names the nearest one.\n\n"
-        + table(("setting", "environment", "default"), walk(settings_.Settings, ""))
+        + table(("setting", "environment", "default"), rows())
         + "\n"
         + "\n".join(
             f"`{name.lower()}`: {paragraphs(getattr(settings_, name).__doc__)}"

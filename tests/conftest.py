@@ -29,7 +29,7 @@ ALONE = (
     ),
 )
 # What their tests share (servers, models) is made once a file, not once in each process.
-WHOLE = ("e2e/",)
+WHOLE = ("conformance/test_capture", "e2e/", "integration/test_capture_torch.py", "integration/test_gate")
 # Audit events that a unit test must not raise: it neither waits, nor talks, nor starts a process.
 FORBIDDEN_IN_UNIT = frozenset(
     {"time.sleep", "socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
-import pydantic
+import msgspec
 
 from windlass import errors
 
@@ -22,32 +23,30 @@ FILE = "windlass.toml"
 PREFIX = "WINDLASS_"
 # What has a short name in the environment too.
 _SHORT = {"server": "client.server"}
+# What msgspec says of a wrong value, and where.
+_SAID = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Texts = tuple[str, ...]
 
 
-class Registry(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Registry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where names and versions are kept: an SQLAlchemy URL; empty is SQLite in the home."""
 
     db: str = ""
     store: str = ""
 
 
-class Serve(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Serve(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The server's defaults."""
 
     host: str = "127.0.0.1"
-    port: int = pydantic.Field(default=8000, ge=0, le=65535)
-    admin_port: int = pydantic.Field(default=8001, ge=0, le=65535)
+    port: Port = 8000
+    admin_port: Port = 8001
 
 
-def _listed(value: Any) -> Any:
-    """The environment has texts only: there a list is written with commas."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
-
-
-Texts = Annotated[tuple[str, ...], pydantic.BeforeValidator(_listed)]
-
-
-class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Up(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the control plane's API listens, which host names it answers for, and how often it looks (seconds).
 
     What was live before stays loaded for `warm_s` after a rollout (0: it does not), so that the way back takes no
@@ -55,13 +54,13 @@ class Up(pydantic.BaseModel, frozen=True, extra="forbid"):
     """
 
     host: str = "127.0.0.1"
-    port: int = pydantic.Field(default=8080, ge=0, le=65535)
+    port: Port = 8080
     hosts: Texts = ()
-    interval_s: float = pydantic.Field(default=1.0, gt=0, le=60)
-    warm_s: float = pydantic.Field(default=600.0, ge=0)
+    interval_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
+    warm_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
 
 
-class Webhook(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A place that is told of events (globs such as `rollout.*`), each signed with the secret that lies in a file."""
 
     url: str
@@ -69,20 +68,20 @@ class Webhook(pydantic.BaseModel, frozen=True, extra="forbid"):
     events: Texts = ("*",)
 
 
-class Policy(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a version needs before an alias or a deployment may lead to it: passed evidence of each of these kinds."""
 
     require: Texts = ()
 
 
-class Client(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What commands that ask a server use: an API key, and the control plane that every command goes through."""
 
     key: str = ""
     server: str = ""
 
 
-class Settings(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set. `home` holds the registry, the blobs and the sockets of running servers."""
 
     home: Path = Path(".windlass")
@@ -129,9 +128,9 @@ def load(
         if value is not None:
             _set(values, dotted.split("."), value)
     try:
-        return Settings.model_validate(values)
-    except pydantic.ValidationError as e:
-        raise _wrong(e) from None
+        return msgspec.convert(_listed(Settings, values), Settings, strict=False, dec_hook=_path)
+    except msgspec.ValidationError as e:
+        raise _wrong(str(e)) from None
 
 
 def colours_wanted(environ: Mapping[str, str] | None = None) -> bool:
@@ -171,22 +170,47 @@ def _set(values: dict[str, Any], keys: list[str], value: Any) -> None:
     values[keys[-1]] = value
 
 
-def _wrong(error: pydantic.ValidationError) -> errors.UsageError:
-    first = error.errors()[0]
-    dotted = ".".join(str(part) for part in first["loc"])
-    if first["type"] != "extra_forbidden":
-        return errors.UsageError(f"The setting '{dotted}' is wrong: {first['msg']}.", hint="Mend it where it is set.")
-    known = _keys(Settings)
+def _listed(kind: type[msgspec.Struct], values: dict[str, Any]) -> dict[str, Any]:
+    """The values with lists for texts with commas: the environment has texts only."""
+    found = dict(values)
+    for field in msgspec.structs.fields(kind):
+        value = values.get(field.name)
+        (inner, *_) = get_args(field.type) or (field.type,)
+        if field.type == Texts and isinstance(value, str):
+            found[field.name] = [part.strip() for part in value.split(",") if part.strip()]
+        elif _is_section(inner) and isinstance(value, dict):
+            found[field.name] = _listed(inner, value)
+        elif _is_section(inner) and isinstance(value, list):
+            found[field.name] = [_listed(inner, one) if isinstance(one, dict) else one for one in value]
+    return found
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise ValueError(f"Expected `{'path' if kind is Path else kind.__name__}`, got `{type(value).__name__}`")
+
+
+def _wrong(said: str) -> errors.UsageError:
+    found = _SAID.fullmatch(said)
+    what, where = (said, "") if found is None else (found["what"], found["where"] or "")
+    unknown = _UNKNOWN.fullmatch(what)
+    if unknown is None:
+        return errors.UsageError(f"The setting '{where}' is wrong: {what}.", hint="Mend it where it is set.")
+    dotted, known = f"{where}.{unknown[1]}".lstrip("."), keys()
     close = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(known)}."
     return errors.UsageError(f"There is no setting '{dotted}'.", hint=hint)
 
 
-def _keys(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, pydantic.BaseModel):
-            keys.extend(_keys(field.annotation, f"{prefix}{name}."))
-        else:
-            keys.append(prefix + name)
-    return keys
+def keys(kind: type[msgspec.Struct] = Settings, prefix: str = "") -> dict[str, Any]:
+    """The dotted name of every setting, and its default."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        name = prefix + field.name
+        found |= keys(field.type, f"{name}.") if _is_section(field.type) else {name: field.default}
+    return found

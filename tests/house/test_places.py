@@ -42,7 +42,6 @@ PLACES: dict[str, tuple[str, ...]] = {
     "alembic": ("storage/*", "registry/*"),
     "psycopg": ("storage/*",),
     "fsspec": ("storage/*",),
-    "pydantic": ("settings.py",),
     "click": ("cli/*",),
     "rich": ("cli/*",),
     "httpx": ("client/*", "controller/webhooks.py"),

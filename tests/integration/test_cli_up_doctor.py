@@ -157,7 +157,7 @@ def test_a_damaged_database_and_a_taken_port_are_found(cli: Cli, tmp_path: Path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        configuration = settings.Settings.model_validate({"home": home, "up": {"port": taken.getsockname()[1]}})
+        configuration = settings.Settings(home=home, up=settings.Up(port=taken.getsockname()[1]))
         found = {f.name: f for f in checks.safely(checks.ports, configuration, 0.0)}
     assert found["API's port"].state == "warning"
     assert "process" in found["API's port"].value

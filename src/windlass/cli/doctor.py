@@ -42,7 +42,7 @@ def doctor(context: output.Context, security: bool) -> int:
 
 def values(found: settings.Settings) -> tuple[checks.Setting, ...]:
     """Every setting by its dotted name; keys are not shown."""
-    live, default = _flat(found.model_dump(mode="json")), _flat(settings.Settings().model_dump(mode="json"))
+    live, default = (_flat(msgspec.to_builtins(one, enc_hook=str)) for one in (found, settings.Settings()))
     return tuple(
         checks.Setting(name, _plain(name, value), _plain(name, default.get(name, ""))) for name, value in live.items()
     )

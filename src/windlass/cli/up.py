@@ -124,7 +124,7 @@ def _configured(found: settings.Settings, given: dict[str, dict[str, Any]]) -> s
     """The settings with what the options say."""
     for section, values in given.items():
         told = {name: value for name, value in values.items() if value is not None}
-        found = found.model_copy(update={section: getattr(found, section).model_copy(update=told)})
+        found = msgspec.structs.replace(found, **{section: msgspec.structs.replace(getattr(found, section), **told)})
     return found
 
 

@@ -198,7 +198,7 @@ def test_nobody_passes_for_a_signer(world: Any) -> None:
 @pytest.mark.promise("P-66")
 def test_where_signatures_are_asked_for_a_package_has_one_that_is_good(world: Any, tmp_path: Path) -> None:
     policy = settings.Policy(require=("signature",))
-    strict = world.plane.settings.model_copy(update={"policy": policy})
+    strict = msgspec.structs.replace(world.plane.settings, policy=policy)
     msgspec.structs.force_setattr(world.plane, "settings", strict)
     key, signer = world.key(), signing.own_key(tmp_path)
     answer = key.upload("w", "fraud")
@@ -217,7 +217,7 @@ def test_where_signatures_are_asked_for_a_package_has_one_that_is_good(world: An
 
 @pytest.mark.promise("P-17")
 def test_a_stream_ends_soon_after_its_key_whatever_the_interval(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lazy = world.plane.settings.model_copy(update={"up": settings.Up(interval_s=60.0)})
+    lazy = msgspec.structs.replace(world.plane.settings, up=settings.Up(interval_s=60.0))
     msgspec.structs.force_setattr(world.plane, "settings", lazy)
     key = world.key("event:read")
     slept: list[float] = []
