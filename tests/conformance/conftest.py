@@ -1,14 +1,17 @@
-"""The local server for the suite of targets: one for all of its tests, each of which has releases of its own.
+"""The local server for the suite of targets, one for all of its tests, and the networks for the suite of techniques.
 
 Must never hold what another suite needs.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -119,3 +122,16 @@ def in_local(_local_server: Server) -> Iterator[tuple[Any, tuple[deployment.Rele
     """The target, its releases, the last of which cannot be run, and how to ask."""
     yield _local_server.target, _local_server.releases(), _local_server.ask
     _local_server.clean()
+
+
+@pytest.fixture(scope="session")
+def trainable() -> ModuleType:
+    """`trainable.py`: small networks with something to learn."""
+    path = Path(__file__).with_name("trainable.py")
+    made = importlib.util.spec_from_file_location("windlass_trainable", path)
+    if made is None or made.loader is None:
+        raise RuntimeError("the networks to train are not beside the tests")
+    module = importlib.util.module_from_spec(made)
+    sys.modules["windlass_trainable"] = module
+    made.loader.exec_module(module)
+    return module

@@ -1,4 +1,4 @@
-"""Small networks with something to learn, for what trains: used by the suites of techniques and of the training loop."""
+"""Small networks with something to learn, for suites about what trains."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+import numpy as np
 import onnx
 import torch
 
@@ -137,7 +138,7 @@ def _integers(
             ours += 1
     every = len(plan.products)
     lost = f" ({every - ours} were not found in the network)" if ours < every else ""
-    notes = (*pairs.summary(plan), f"{ours} products were trained with rounding{lost}. Training: {stopped}.")
+    notes = (f"{ours} of {every} products were trained with rounding{lost}. Training: {stopped}.",)
     return graphs.made(
         msgspec.structs.replace(exported, steps=parent.steps),
         pairs.quantize(model, plan, ranges, pairs.Settings()),
@@ -152,10 +153,8 @@ def _integers(
 def _weights(model: onnx.ModelProto, products: Sequence[str]) -> dict[str, tensor.Array]:
     """The weights of the products by node, `[outputs, ...]`."""
     constants = graphs.weights(model)
-    found = {}
-    for node in model.graph.node:
-        if node.name in products:
-            array = onnx.numpy_helper.to_array(constants[node.input[1]])
-            turned = node.op_type == "MatMul" or (node.op_type == "Gemm" and not graphs.attribute(node, "transB", 0))
-            found[node.name] = array.T if turned else array
-    return found
+    return {
+        node.name: np.moveaxis(onnx.numpy_helper.to_array(constants[node.input[1]]), pairs.channels(node), 0)
+        for node in model.graph.node
+        if node.name in products
+    }

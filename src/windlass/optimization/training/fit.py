@@ -45,8 +45,8 @@ class Plan(msgspec.Struct, frozen=True):
     the labels. Of the loss `alpha` is the teachers' part, at `temperature` (Hinton, Vinyals and Dean, 2015).
     `threads` 0: as torch is set. States before the part `settled` of the steps are no result. `reference` are the
     holdout losses of a fit that did not go well enough, at equal parts of the steps: one that stays above them is
-    given up (empty: the loss of knowing only how frequent each answer is). `purpose` is what else the result depends
-    on: it keeps the states of runs apart.
+    given up (empty: the loss of knowing only how frequent each answer is, once it falls no more). `purpose` is what
+    else the result depends on: it keeps the states of runs apart.
     """
 
     inputs: tuple[str, ...]
@@ -140,7 +140,7 @@ class _Run:
         epoch, position = divmod(number, self.per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
         some = self.rows.pick(np.sort(order[position * self.batch : (position + 1) * self.batch]))
-        torch.manual_seed(int(np.random.default_rng([self.seed, number]).integers(1 << 62)))
+        torch.default_generator.manual_seed(int(np.random.default_rng([self.seed, number]).integers(1 << 62)))
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * 0.5 * (1 + math.cos(math.pi * number / total))
         self.network.train()
@@ -286,6 +286,9 @@ class _Loop:
         """Whether the best loss so far stayed above the reference's, when it should have learned."""
         history = self.progress.history
         if len(history) <= _PATIENCE or not self._due():
+            return False
+        # What knows nothing yet and is still learning may only be slow.
+        if not self.plan.reference and min(history[-_PATIENCE:]) < min(history[:-_PATIENCE]):
             return False
         for back in range(_PATIENCE):
             seen = history[: len(history) - back]
