@@ -21,7 +21,7 @@ from windlass.types import tensor
 Method: TypeAlias = Literal["minmax", "entropy", "percentile"]
 METHODS: tuple[Method, ...] = ("minmax", "entropy", "percentile")
 Ranges: TypeAlias = dict[str, tuple[float, float]]
-_PERCENT = 99.99
+_PERCENT = 99.999
 _BINS = 2048
 _LEVELS = 128
 # Rows of one run while whole inner values are fetched, and how many numbers of each are looked at.
@@ -37,7 +37,7 @@ def ranges(
 ) -> Ranges:
     """The lowest and highest value to represent, for each named FP32 value of the graph.
 
-    `minmax`: the extremes; `percentile`: what 99.99 % lie within; `entropy`: the clipping with the least
+    `minmax`: the extremes; `percentile`: what 99.999 % lie within; `entropy`: the clipping with the least
     Kullback-Leibler divergence to 128 levels (Migacz, 8-bit inference with TensorRT, 2017). `key` tells graphs apart.
     `UsageError` without rows, `Unsupported` if the graph does not run on them or answers with what is no number.
     """

@@ -81,6 +81,11 @@ def census(form: forms.Form) -> Census:
     return Census(opset, Counter(kind(node) for node in model.graph.node))
 
 
+def constants(form: forms.Form) -> Iterable[onnx.TensorProto]:
+    """The constants of a form's graph; of those that lie beside it, all but the bytes."""
+    return onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE]).graph.initializer
+
+
 def kind(node: onnx.NodeProto) -> str:
     """The operator of a node, with its domain unless it is ONNX's own."""
     return f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else str(node.op_type)
