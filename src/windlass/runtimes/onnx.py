@@ -80,27 +80,34 @@ class OnnxRuntime:
     @classmethod
     def load(cls, files: base.Files, options: base.Options) -> OnnxModel:
         """A session from `model.onnx` and, beside it, external data by the names that the model gives."""
-        if MODEL_FILE not in files:
-            raise errors.CorruptPackage(f"the package has no '{MODEL_FILE}' for the onnx runtime")
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = options.threads
-        settings.inter_op_num_threads = 1
-        settings.log_severity_level = _FATAL
-        if not options.optimize:
-            settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Idle threads must not spin: the event loop shares these cores.
-        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        external = [name for name in files if name != MODEL_FILE]
-        if external:
-            buffers = [np.frombuffer(files[name], dtype=np.uint8) for name in external]
-            settings.add_external_initializers_from_files_in_memory(external, buffers, [b.size for b in buffers])
-        try:
-            session = onnxruntime.InferenceSession(
-                bytes(files[MODEL_FILE]), settings, providers=["CPUExecutionProvider"]
-            )
-        except Exception as e:  # noqa: BLE001 - onnxruntime raises bare exceptions of several kinds
-            raise errors.CorruptPackage(f"onnxruntime refuses the model: {e}") from None
-        return OnnxModel(session)
+        return OnnxModel(session(files, settings(options)))
+
+
+def settings(options: base.Options) -> Any:
+    """onnxruntime's options of a session, as models are served."""
+    found = onnxruntime.SessionOptions()
+    found.intra_op_num_threads = options.threads
+    found.inter_op_num_threads = 1
+    found.log_severity_level = _FATAL
+    if not options.optimize:
+        found.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Idle threads must not spin: the event loop shares these cores.
+    found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return found
+
+
+def session(files: base.Files, chosen: Any) -> Any:
+    """onnxruntime's session from a model's files; `CorruptPackage` with its reason where it refuses them."""
+    if MODEL_FILE not in files:
+        raise errors.CorruptPackage(f"the package has no '{MODEL_FILE}' for the onnx runtime")
+    external = [name for name in files if name != MODEL_FILE]
+    if external:
+        buffers = [np.frombuffer(files[name], dtype=np.uint8) for name in external]
+        chosen.add_external_initializers_from_files_in_memory(external, buffers, [b.size for b in buffers])
+    try:
+        return onnxruntime.InferenceSession(bytes(files[MODEL_FILE]), chosen, providers=["CPUExecutionProvider"])
+    except Exception as e:  # noqa: BLE001 - onnxruntime raises bare exceptions of several kinds
+        raise errors.CorruptPackage(f"onnxruntime refuses the model: {e}") from None
 
 
 def _spec(meta: Any) -> signature.TensorSpec:
