@@ -24,16 +24,18 @@ STYLE = """
 * { box-sizing: border-box; }
 body { font: 15px/1.55 system-ui, sans-serif; max-width: 75rem; margin: 0 auto; padding: 1.5rem 1rem 4rem;
   color: var(--ink); background: var(--ground); overflow-wrap: anywhere; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 1rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: .4rem 0 1rem; } h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p, ul { max-width: 52rem; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .92rem; }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
-  font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } td:first-child, th:first-child, .text { text-align: left; }
-td { overflow-wrap: normal; } td.text { min-width: 11rem; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; } figcaption { font-weight: 600; margin-bottom: .3rem; }
-svg { max-width: 100%; height: auto; display: block; } svg text { font-size: 12px; fill: var(--soft); }
+td.text { min-width: 12rem; max-width: 40rem; white-space: normal; }
+figure { margin: 1rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .3rem; }
+svg { max-width: 100%; min-width: 34rem; height: auto; display: block; }
+svg text { font-size: 12px; fill: var(--soft); }
 .axis { stroke: var(--soft); } .grid { stroke: var(--faint); } .limit { stroke: var(--bad); stroke-dasharray: 5 4; }
 """ + "".join(
     f".c{n} {{ --own: var(--c{n}); }} .c{n}.fill, .c{n} .fill {{ fill: var(--own); }} "
@@ -144,7 +146,7 @@ def legend(names: Sequence[str], left: int = _LEFT + 8, top: int = _TOP) -> str:
 
 def bars(title: str, lines: Sequence[tuple[str, float, str, int]], *, low: float = 0.0) -> str:
     """Horizontal bars from `low`: a name, a value, what is written beside it, and the number of a colour each."""
-    width, row, left, right = 640, 22, 210, 90
+    width, row, left, right = 760, 22, 210, 170
     height = row * len(lines) + 8
     high = max([value for _, value, _, _ in lines if math.isfinite(value)], default=low)
     axis = Axis("", low, high if high > low else low + 1)

@@ -26,7 +26,8 @@ _VERDICTS = {
     "missed": "the budget is met by none",
 }
 _MOST_LEFT = 40
-_HEADER = ("#", "form", "verdict", "speed-up (95 %)", "one run", "size", "memory", "drop (bounds)", "likeness", "why")
+_FORM = ("#", "form", "verdict")
+_FIGURES = ("size of the files", "memory", "drop (bounds)", "likeness", "why")
 
 
 def page(found: findings.Report) -> str:
@@ -81,19 +82,19 @@ def _tiles(found: findings.Report) -> list[tuple[str, str, str]]:
     tiles = []
     for timing in one.timings:
         pace = f"{words.milliseconds(timing.baseline_ms)} to {words.milliseconds(timing.candidate_ms)}"
-        more = f"95 %: {timing.low:.2f} to {timing.high:.2f}; {pace}, {timing.threads} threads"
+        more = f"95 %: {timing.low:.2f} to {timing.high:.2f}; {pace}, {words.counted(timing.threads, 'thread')}"
         tiles.append((f"speed-up, {words.rows(timing.rows)}", f"{timing.speedup:.2f}x", more))
     judged = one.confirmed or one.judged
     if judged is not None:
         drop = judged.drop
         unseen = "that no choice has seen" if one.confirmed is not None else "it was chosen on"
-        more = f"bounds {words.bounds(drop)}; {drop.rows} rows {unseen}"
+        more = f"bounds {words.bounds(drop)}; {words.rows(drop.rows)} {unseen}"
         tiles.append((f"drop of {drop.name}", f"{drop.drop:.3g}", more))
         tiles.append((drop.name, f"{drop.candidate:.4g}", f"the original: {drop.baseline:.4g}"))
     if one.footprint is not None:
         before = found.baseline.footprint
-        more = f"the original: {words.size(before.files)}" if before else ""
-        tiles.append(("size of the files", words.smaller(one, found.baseline), more))
+        more = f"{words.change(one, found.baseline)}; the original: {words.size(before.files)}" if before else ""
+        tiles.append(("size of the files", words.size(one.footprint.files), more))
         if one.footprint.peak:
             more = f"the original: {words.size(before.peak)}" if before and before.peak else ""
             tiles.append(("memory while it runs", words.size(one.footprint.peak), more))
@@ -109,28 +110,35 @@ def _candidates(found: findings.Report) -> str:
     """Every form that was tried, also those that were rejected."""
     if not found.candidates:
         return "<p>No form was tried.</p>"
-    lines = [_row("0", found.baseline, found)]
-    lines += [_row(str(number), one, found) for number, one in enumerate(words.ordered(found), 1)]
-    return pages.table(_HEADER, lines, text=(1, 9))
+    every = words.ordered(found)
+    batches = list(dict.fromkeys(timing.rows for one in (found.baseline, *every) for timing in one.timings))
+    header = [*_FORM, *(f"speed-up, {words.rows(rows)}" for rows in batches)]
+    lines = [_row(number, one, found, batches) for number, one in enumerate((found.baseline, *every))]
+    return pages.table((*header, *_FIGURES), lines, text=(1, len(header) + len(_FIGURES) - 1))
 
 
-def _row(number: str, one: findings.Candidate, found: findings.Report) -> tuple[str, ...]:
+def _row(number: int, one: findings.Candidate, found: findings.Report, batches: list[int]) -> tuple[str, ...]:
     judged = one.confirmed or one.judged
     original = one is found.baseline
-    first = next(iter(one.timings), None)
-    own = None if first is None else first.candidate_ms
+    timings = {timing.rows: timing for timing in one.timings}
+    paces = [_pace(timings[rows], original) if rows in timings else "" for rows in batches]
     return (
-        number,
+        str(number),
         "the original" if original else words.named(one),
         "" if original else one.verdict,
-        "" if original else words.speeds(one),
-        "" if own is None else words.milliseconds(own),
+        *paces,
         words.smaller(one, found.baseline),
         words.memory(one),
         "" if original or judged is None else words.drop(judged.drop),
         "" if original or judged is None else words.likeness(judged.likeness),
         one.why,
     )
+
+
+def _pace(timing: findings.Timing, original: bool) -> str:
+    if original:
+        return words.milliseconds(timing.baseline_ms)
+    return f"{words.speed(timing)}, {words.milliseconds(timing.candidate_ms)}"
 
 
 def _chosen(found: findings.Report) -> str:
@@ -154,7 +162,7 @@ def _chosen(found: findings.Report) -> str:
     if one.left:
         stayed = [(each.node, each.operator, each.why) for each in one.left[:_MOST_LEFT]]
         more = f", the first {_MOST_LEFT}" if len(one.left) > _MOST_LEFT else ""
-        parts.append(f"<details><summary>{len(one.left)} operators stayed as they were{more}</summary>")
+        parts.append(f"<details><summary>{words.counted(len(one.left), 'operator')} left as before{more}</summary>")
         parts.append(pages.table(("node", "operator", "why"), stayed, text=(2,)) + "</details>")
     return _section("The chosen form", "".join(parts) + _list(one.notes))
 
@@ -164,7 +172,7 @@ def _profile(found: findings.Report) -> str:
     if told is None:
         return ""
     took = words.milliseconds(told.us / 1e3)
-    said = f"One run of {words.rows(told.rows)} takes {took} on {told.threads} threads. {told.words}"
+    said = f"One run of {words.rows(told.rows)} takes {took} on {words.counted(told.threads, 'thread')}. {told.words}"
     bounds = [
         (one.technique, f"{100 * one.share:.1f} %", f"{one.gain:.3g}x", f"{one.speedup:.2f}x") for one in told.bounds
     ]

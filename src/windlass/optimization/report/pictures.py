@@ -130,7 +130,7 @@ def _bubble(point: _Point, baseline: findings.Candidate, frame: pages.Frame) -> 
     (_, top), (_, foot) = frame.at(1.0, -drop.low), frame.at(1.0, -drop.high)
     radius = 7.0
     if point.one.footprint and baseline.footprint and baseline.footprint.files:
-        radius = min(max(14 * (point.one.footprint.files / baseline.footprint.files) ** 0.5, 3.5), 18.0)
+        radius = min(max(14 * (point.one.footprint.files / baseline.footprint.files) ** 0.5, 5.0), 18.0)
     beyond = not (frame.y.low <= -drop.drop <= frame.y.high)
     said = f"{point.number}: {words.named(point.one)}: {words.speed(timing)}, drop {words.drop(drop)}"
     return (

@@ -24,13 +24,6 @@ def speed(timing: findings.Timing) -> str:
     return f"{timing.speedup:.2f}x ({timing.low:.2f} to {timing.high:.2f})"
 
 
-def speeds(one: findings.Candidate) -> str:
-    """The speed-up at every batch that was measured; where there is one alone, without its name."""
-    if len(one.timings) == 1:
-        return speed(one.timings[0])
-    return "; ".join(f"{rows(timing.rows)} {speed(timing)}" for timing in one.timings)
-
-
 def milliseconds(value: float) -> str:
     """Three digits, and the unit that suits them."""
     return f"{value:.3g} ms" if value >= 0.1 else f"{value * 1e3:.3g} µs"
@@ -44,13 +37,19 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def change(one: findings.Candidate, baseline: findings.Candidate) -> str:
+    """`-74.9 %`: the bytes of the files against the original's; empty where one is not known."""
+    if one.footprint is None or baseline.footprint is None or not baseline.footprint.files:
+        return ""
+    return f"{100 * (one.footprint.files / baseline.footprint.files - 1):+.1f} %"
+
+
 def smaller(one: findings.Candidate, baseline: findings.Candidate) -> str:
-    """`25.6 MB (-74.9 %)`: the bytes of the files, against the original's."""
+    """`25.6 MB (-74.9 %)`: the bytes of the files, and against the original's."""
     if one.footprint is None:
         return ""
-    if baseline.footprint is None or not baseline.footprint.files or one.digest == baseline.digest:
-        return size(one.footprint.files)
-    return f"{size(one.footprint.files)} ({100 * (one.footprint.files / baseline.footprint.files - 1):+.1f} %)"
+    against = "" if one.digest == baseline.digest else change(one, baseline)
+    return f"{size(one.footprint.files)} ({against})" if against else size(one.footprint.files)
 
 
 def memory(one: findings.Candidate) -> str:
@@ -117,7 +116,12 @@ def _value(value: Any) -> str:
 
 def rows(count: int) -> str:
     """So many rows."""
-    return "1 row" if count == 1 else f"{count} rows"
+    return counted(count, "row")
+
+
+def counted(count: int, what: str) -> str:
+    """So many of something."""
+    return f"1 {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def _signed(value: float) -> str:
