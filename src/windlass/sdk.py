@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from windlass import errors, references, settings
-from windlass.optimization import budget, findings, release, study
+from windlass.optimization import budget, findings, record, release, study
 from windlass.packaging import archive, dataset, draft, session
 from windlass.packaging import package as packages
 from windlass.packaging.capture import base
@@ -187,7 +187,7 @@ def conclude(
         )
         version = push(registry, configuration, made, description=found.report.sentence)
     elif refs.parse(job.reference).kind != "path":
-        registry.add_evidence(release.kept(found.report), actor=references.actor())
+        registry.add_evidence(record.kept(found.report), actor=references.actor())
     study.forget(found)
     return Optimized(version, found.report)
 

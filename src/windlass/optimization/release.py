@@ -7,23 +7,22 @@ release a form that answers otherwise than the one that was measured.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
 
 from windlass import errors
-from windlass.optimization import data, findings, runnable, sampling
+from windlass.optimization import data, findings, record, runnable, sampling
 from windlass.optimization import form as forms
 from windlass.packaging import archive, build, draft, session
 from windlass.packaging import package as packages
 from windlass.packaging import verdicts as instruction_sets
 from windlass.runtimes import base
-from windlass.types import evidence, manifest, refs, strict_json, tensor
+from windlass.types import manifest, refs, tensor
 
-KIND: Literal["optimization"] = "optimization"
 _Run: TypeAlias = Callable[[tensor.Tensors], tensor.Tensors]
 # The largest batch that is tried: more rows show nothing else, and cost time and memory.
 _MOST_TRIED = 32
@@ -71,40 +70,8 @@ def release(
     )
     parity, *rest = made.evidence
     told = {**parity.statistics, "parent": parent.digest, **_likeness(report)}
-    found = (msgspec.structs.replace(parity, statistics=told), *rest, _evidence(made.package.digest, report, "passed"))
+    found = (msgspec.structs.replace(parity, statistics=told), *rest, record.evidence_of(made.package.digest, report))
     return made._replace(evidence=found)
-
-
-def kept(report: findings.Report) -> evidence.Evidence:
-    """A study that changed nothing, as evidence of the version that it was about: failed where a budget was missed."""
-    return _evidence(report.parent, report, "failed" if report.verdict == "missed" else "passed")
-
-
-def reports(found: Iterable[evidence.Evidence]) -> tuple[findings.Report, ...]:
-    """The studies among a version's evidence, the oldest first; what another version of Windlass wrote is left out."""
-    told = []
-    for one in found:
-        if one.kind == KIND:
-            try:
-                told.append(msgspec.convert(one.statistics.get("report"), findings.Report))
-            except msgspec.ValidationError:
-                continue
-    return tuple(told)
-
-
-def _evidence(digest: str, report: findings.Report, verdict: Literal["passed", "failed"]) -> evidence.Evidence:
-    """The study as it is put on record, with what people look for first beside it."""
-    told = {"sentence": report.sentence, "verdict": report.verdict, "isa": instruction_sets.isa()}
-    return evidence.Evidence(digest, KIND, verdict, {**told, "report": _finite(strict_json.plain(report))})
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: a bound that is none becomes the largest number."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return float(np.nan_to_num(value, nan=np.nan)) if isinstance(value, float) else value
 
 
 def _name(parent: archive.Package, report: findings.Report) -> str:
@@ -123,7 +90,7 @@ def _likeness(report: findings.Report) -> dict[str, Any]:
     judged = _chosen(report)
     if judged is None:
         return {}
-    return {"likeness": _finite(strict_json.plain(judged.likeness)), "drop": _finite(strict_json.plain(judged.drop))}
+    return {"likeness": record.plain(judged.likeness), "drop": record.plain(judged.drop)}
 
 
 def _decides(report: findings.Report) -> bool:

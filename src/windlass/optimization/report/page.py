@@ -26,8 +26,8 @@ _VERDICTS = {
     "missed": "the budget is met by none",
 }
 _MOST_LEFT = 40
-_FORM = ("#", "form", "verdict")
-_FIGURES = ("size of the files", "memory", "drop (bounds)", "likeness", "why")
+_FORM = ("#", "form", "verdict", "why")
+_FIGURES = ("size of the files", "memory", "drop (bounds)", "likeness")
 
 
 def page(found: findings.Report) -> str:
@@ -114,7 +114,7 @@ def _candidates(found: findings.Report) -> str:
     batches = list(dict.fromkeys(timing.rows for one in (found.baseline, *every) for timing in one.timings))
     header = [*_FORM, *(f"speed-up, {words.rows(rows)}" for rows in batches)]
     lines = [_row(number, one, found, batches) for number, one in enumerate((found.baseline, *every))]
-    return pages.table((*header, *_FIGURES), lines, text=(1, len(header) + len(_FIGURES) - 1))
+    return pages.table((*header, *_FIGURES), lines, text=(1, 3))
 
 
 def _row(number: int, one: findings.Candidate, found: findings.Report, batches: list[int]) -> tuple[str, ...]:
@@ -126,12 +126,12 @@ def _row(number: int, one: findings.Candidate, found: findings.Report, batches: 
         str(number),
         "the original" if original else words.named(one),
         "" if original else one.verdict,
+        one.why,
         *paces,
         words.smaller(one, found.baseline),
         words.memory(one),
         "" if original or judged is None else words.drop(judged.drop),
         "" if original or judged is None else words.likeness(judged.likeness),
-        one.why,
     )
 
 
