@@ -215,6 +215,24 @@ def _undisturbed() -> Iterator[None]:
             gc.enable()
 
 
+def alone(
+    form: runnable.Runnable,
+    inputs: tensor.Tensors,
+    *,
+    method: Method = _METHOD,
+    clock: Callable[[], float] | None = None,
+) -> float:
+    """Median seconds of one run, of a form by itself: to know about how long it takes, never to compare two."""
+    timer = clock or (time.thread_time if form.inside else time.perf_counter)
+    watch = clock or time.monotonic
+    begun = watch()
+    with _undisturbed():
+        blocks = _Blocks(form, inputs, method, timer)
+        while not blocks.taken or (len(blocks.taken) < method.repeats and watch() - begun < method.most_s):
+            blocks.take()
+    return averages.median(blocks.taken)
+
+
 def settings(
     form: forms.Form,
     batches: Mapping[int, tensor.Tensors],

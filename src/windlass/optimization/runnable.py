@@ -7,7 +7,7 @@ this process made it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import onnxruntime
 
@@ -78,13 +78,19 @@ def open(  # noqa: A001 - read as runnable.open
     apart = session.carries_code(form.runtime) and not made_here
 
     def load() -> base.LoadedModel:
-        if form.runtime == "onnx" and level is not None:
-            settings = onnx.settings(options)
-            settings.graph_optimization_level = _LEVELS[level]
-            return onnx.OnnxModel(onnx.session(form.files, settings))
+        if form.runtime == "onnx":
+            return onnx.OnnxModel(onnx.session(form.files, settings(options, level)))
         if apart:
             return session.load_model(form.runtime, form.files, options)
         model: base.LoadedModel = plugins.load("runtimes", form.runtime).load(form.files, options)
         return model
 
     return Loaded(load, inside=threads == 1 and not apart)
+
+
+def settings(options: base.Options, level: Level | None) -> Any:
+    """onnxruntime's settings of a session, as a server's but for the level."""
+    found = onnx.settings(options)
+    if level is not None:
+        found.graph_optimization_level = _LEVELS[level]
+    return found
