@@ -70,6 +70,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     "xgboost": ("packaging/capture/xgboost.py",),
     "lightgbm": ("packaging/capture/lightgbm.py",),
     "joblib": ("packaging/capture/*",),
+    "pyarrow": ("packaging/parquet.py",),
     "pandas": ("packaging/capture/sklearn.py",),
 }
 # What turns bytes into running code. A capture source reads such files, and only inside its sandboxed child.

@@ -1,4 +1,4 @@
-"""A data set with labels, as people keep them: CSV, NPZ, JSON rows or columns, NDJSON.
+"""A data set with labels, as people keep them: CSV, NPZ, JSON rows or columns, NDJSON, Parquet.
 
 Read by `windlass check` and the jobs that judge a version. Must never unpickle, and never guess a value that is not
 there: an empty cell is missing.
@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from windlass import errors
+from windlass import errors, plugins
 from windlass.types import fields, refs, strict_json, tensor
 
 MAX_BYTES = 1 << 30
-SUFFIXES = (".csv", ".npz", ".json", ".ndjson", ".jsonl")
+SUFFIXES = (".csv", ".npz", ".json", ".ndjson", ".jsonl", ".parquet")
 
 
 class Dataset(NamedTuple):
@@ -45,7 +45,9 @@ def read(data: bytes, suffix: str) -> Dataset:
         columns = _csv(data)
     elif suffix == ".npz":
         columns = _npz(data)
-    elif suffix in (".ndjson", ".jsonl"):
+    elif suffix == ".parquet":
+        columns = plugins.load("tables", "parquet")(data)
+    elif suffix in (".ndjson", ".jsonl", ".parquet"):
         columns = _rows([strict_json.loads(line, what="a line") for line in data.splitlines() if line.strip()])
     elif suffix == ".json":
         columns = _json(data)
