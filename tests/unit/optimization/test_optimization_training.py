@@ -278,6 +278,7 @@ def test_a_network_without_weights_is_refused() -> None:
         fit.fit(torch.nn.Identity(), base.Lesson({"x": np.ones((9, 3), np.float32)}, np.zeros(9, int), {}, None), PLAN)
 
 
+@settings(deadline=None)
 @given(logits=st.lists(st.floats(-20, 20), min_size=1, max_size=8), right=st.integers(0, 1))
 def test_one_score_is_that_of_the_second_of_two_classes(logits: list[float], right: int) -> None:
     score = torch.tensor(logits)

@@ -148,7 +148,7 @@ def _cut(graph: Any, group: Any, work: torch.nn.Module, names: tuple[str, ...], 
             group.prune()
             found = networks.call(work, names, rows)
         except Exception:  # noqa: BLE001 - a forward pass that wants its old sizes may raise anything
-            return "the network does not run with fewer channels here: its forward pass names their number."
+            return "the network does not run with fewer channels here; its forward pass may name their number."
     for name, right in expected.items():
         if found[name].shape != right.shape:
             return "its channels are the network's answer."

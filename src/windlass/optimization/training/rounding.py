@@ -76,7 +76,7 @@ def add(network: torch.nn.Module, layers: Iterable[str]) -> None:
     for name in layers:
         layer = network.get_submodule(name)
         parametrize.register_parametrization(layer, "weight", _Weights())
-        layer.add_module(_ROUNDED, _Activations())
+        layer.add_module(_ROUNDED, _Activations().train(layer.training))
         layer.register_forward_pre_hook(_round_input)
 
 
