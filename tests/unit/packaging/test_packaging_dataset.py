@@ -74,7 +74,7 @@ def test_labels_may_lie_in_a_file_of_their_own() -> None:
         (b"nonsense", ".npz", "no NPZ"),
         (npz(x=np.array([None, 1], object)), ".npz", "without objects"),
         (npz(x=np.float64(3)), ".npz", "single value"),
-        (b"x", ".parquet", "cannot be read from '.parquet'"),
+        (b"x", ".arrow", "cannot be read from '.arrow'"),
     ],
 )
 def test_what_is_no_data_set_is_refused(data: bytes, suffix: str, said: str) -> None:
@@ -102,5 +102,6 @@ def test_a_table_written_down_is_read_again(rows: list[list[str]]) -> None:
 
 @hypothesis.given(st.binary(max_size=300), st.sampled_from(dataset.SUFFIXES))
 def test_any_bytes_are_read_or_refused(data: bytes, suffix: str) -> None:
-    with contextlib.suppress(errors.InvalidInput):
+    # Parquet may want a library that is not here.
+    with contextlib.suppress(errors.InvalidInput, errors.Unsupported):
         assert dataset.read(data, suffix).rows > 0
