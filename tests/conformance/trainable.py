@@ -65,10 +65,10 @@ def lesson(count: int = 1024, held: int = 256) -> base.Lesson:
 
 
 def materials(folder: Path, **more: Any) -> base.Materials:
-    """What a technique may use."""
+    """What a technique may use; its time stands still."""
     taught = lesson()
     calibration = tuple({"image": taught.inputs["image"][start : start + 64]} for start in (0, 64))
-    return base.Materials(SIGNATURE, calibration, folder, **{"lesson": taught, **more})
+    return base.Materials(SIGNATURE, calibration, folder, **{"lesson": taught, "clock": lambda: 0.0, **more})
 
 
 def trained(epochs: float = 6) -> Any:
