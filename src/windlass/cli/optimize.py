@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from windlass import errors, references, sdk
-from windlass.cli import check, inspect, output, planes, progress
+from windlass.cli import check, inspect, output, planes, progress, show
 from windlass.optimization import budget, findings, recipe, search, study
 from windlass.optimization.report import page
 from windlass.packaging import dataset
@@ -236,5 +236,5 @@ def _concluded(context: output.Context, job: study.Job, found: study.Result, wis
 
 
 def _shown(made: sdk.Optimized) -> str:
-    text = made.report.sentence
+    text = show.text(made.report)
     return text if made.version is None else f"{text}\n\n{made.version}  {made.version.digest}"

@@ -88,7 +88,7 @@ def nearest(
     asked: budget.Budget, baseline: findings.Candidate, tried: Sequence[findings.Candidate]
 ) -> tuple[findings.Candidate, tuple[Fault, ...]] | None:
     """The form that misses what is asked by least, and what it misses; None if none was measured."""
-    known = [(one, faults(asked, baseline, one)) for one in tried if one.verdict != "failed" and one.timings]
+    known = [(one, faults(asked, baseline, one)) for one in tried if one.verdict != "failed"]
     known = [(one, found) for one, found in known if found]
     return min(known, key=lambda pair: excess(pair[1]), default=None)
 

@@ -74,7 +74,6 @@ class Journal:
         line = strict_json.canonical(_Line(key, plain, seconds)) + b"\n"
         self._file.write(line)
         self._file.flush()
-        os.fsync(self._file.fileno())
         self._known[_name(key)] = Entry(plain, seconds)
 
     def keep(self, form: forms.Form) -> None:

@@ -63,14 +63,7 @@ def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
 def decided(found: search.Search, profile: findings.Profile | None = None) -> Outcome:
     """Confirm the best, and say of each candidate what became of it."""
     asked, baseline = found.plan.asked, found.baseline
-    chosen = None
-    for number, tried in enumerate(found.best()[:MOST_CONFIRMED], start=1):
-        fresh, faults = _confirmed(found, tried, number)
-        if not faults:
-            chosen = fresh
-            break
-        at = next(index for index, one in enumerate(found.candidates) if one.steps == tried.steps)
-        found.candidates[at] = msgspec.structs.replace(fresh, verdict="rejected", why=phrases.unconfirmed(faults))
+    chosen = _first_confirmed(found)
     tried_all = tuple(found.candidates)
     seen = [one if chosen is None or one.steps != chosen.steps else chosen for one in tried_all]
     front = choice.pareto([baseline, *seen])
@@ -85,6 +78,23 @@ def decided(found: search.Search, profile: findings.Profile | None = None) -> Ou
         sentence, nearest = phrases.missed(asked, baseline, tried_all)
     candidates = phrases.explained(asked, baseline, tried_all, chosen, front)
     return Outcome(verdict, sentence, nearest, baseline, chosen, candidates, front)
+
+
+def _first_confirmed(found: search.Search) -> findings.Candidate | None:
+    """The best that holds when it is measured anew; what is all that failed and more is passed over."""
+    failed: list[findings.Candidate] = []
+    for tried in found.best():
+        if any(all(step in tried.steps for step in one.steps) for one in failed):
+            continue
+        fresh, faults = _confirmed(found, tried, len(failed) + 1)
+        if not faults:
+            return fresh
+        at = next(index for index, one in enumerate(found.candidates) if one.steps == tried.steps)
+        found.candidates[at] = msgspec.structs.replace(fresh, verdict="rejected", why=phrases.unconfirmed(faults))
+        failed.append(tried)
+        if len(failed) == MOST_CONFIRMED:
+            break
+    return None
 
 
 def _confirmed(

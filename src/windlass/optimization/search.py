@@ -54,6 +54,8 @@ class Plan(msgspec.Struct, frozen=True):
 class Search:
     """The candidates of one study in the order they were tried; `tell` is told each. `notes` say what was not, and why.
 
+    `layers` is how sensitive each layer is, by the `key` of the step that quantizes them.
+
     `first_verdict_s`: seconds spent when the first form had been both timed and judged.
     """
 
@@ -69,7 +71,7 @@ class Search:
         self.trials = made
         self.baseline = baseline
         self.candidates: list[findings.Candidate] = []
-        self.layers: dict[str, tuple[findings.Layer, ...]] = {}
+        self.layers: dict[bytes, tuple[findings.Layer, ...]] = {}
         self.notes: list[str] = []
         self.first_verdict_s: float | None = None
         self._say = progress
@@ -85,7 +87,7 @@ class Search:
 
     def made(self, tried: findings.Candidate) -> trials.Made:
         """The form of a candidate that was made."""
-        return self._made[_key(tried.steps)]
+        return self._made[key(tried.steps)]
 
     def attempt(
         self, root: trials.Made, name: str, parameters: Mapping[str, Any], *, seconds: float = 0.0
@@ -108,7 +110,7 @@ class Search:
             tried = msgspec.structs.replace(tried, digest=made.digest, left=made.left, notes=made.notes)
             tried = self._measured(made, tried)
         except trials.Failed as e:
-            tried = msgspec.structs.replace(tried, why=f"it failed: {e}")
+            tried = msgspec.structs.replace(tried, verdict="failed", why=f"It failed: {str(e).rstrip('.')}.")
         tried = msgspec.structs.replace(tried, seconds=self.trials.spent - started)
         self.candidates.append(tried)
         self._tell(tried)
@@ -119,7 +121,7 @@ class Search:
         same = self._same(made)
         if same:
             return _rejected(tried, f"it computes the same as {same}, in the same way")
-        self._made[_key(tried.steps)] = made
+        self._made[key(tried.steps)] = made
         for stage in (self._glanced, self._footprint, self._timed_briefly, self._judged, self._timed):
             if self.trials.left <= self._reserve / 2:
                 return _rejected(tried, "the time was up before it was measured")
@@ -256,7 +258,7 @@ def rescue(search: Search) -> None:
             return
         *before, last = tried.steps
         root = _root(search, tuple(before))
-        if tried.digest in search.layers or search.time_up or not search.lost_accuracy(tried):
+        if key((last,)) in search.layers or search.time_up or not search.lost_accuracy(tried):
             continue
         if _EXCLUDE not in search.dimensions(root, last.technique):
             continue
@@ -266,10 +268,10 @@ def rescue(search: Search) -> None:
             search.notes.append(f"{tried.name}: no layer was left out: {e}")
             continue
         if found.excluded:
-            made = search.attempt(root, last.technique, {**last.parameters, _EXCLUDE: list(found.excluded)})
-            if made is not None:
-                search.layers[made.digest] = found.layers
-        search.layers.setdefault(tried.digest, found.layers)
+            mended = forms.Step(last.technique, {**last.parameters, _EXCLUDE: list(found.excluded)})
+            search.attempt(root, mended.technique, mended.parameters)
+            search.layers[key((mended,))] = found.layers
+        search.layers[key((last,))] = found.layers
         return
 
 
@@ -381,5 +383,6 @@ def told(tried: findings.Candidate) -> str:
     return ", ".join(parts)
 
 
-def _key(steps: tuple[forms.Step, ...]) -> bytes:
+def key(steps: tuple[forms.Step, ...]) -> bytes:
+    """What tells steps from others."""
     return msgspec.json.encode(steps, order="sorted")

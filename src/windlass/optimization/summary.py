@@ -81,9 +81,9 @@ def _layers(told: Told, found: search.Search, came: outcome.Outcome, notes: list
     """The sensitivity of the chosen form's layers, else of the one that was to be mended."""
     if came.chosen is None:
         return next(iter(found.layers.values()), ())
-    known = found.layers.get(came.chosen.digest)
-    if known is not None:
-        return known
+    for step in came.chosen.steps:
+        if search.key((step,)) in found.layers:
+            return found.layers[search.key((step,))]
     *before, last = came.chosen.steps
     seconds = min(_LAYERS_S, told.made.left)
     technique = told.made.instruments.techniques[last.technique]
