@@ -20,10 +20,14 @@ VERBS = {
     "demo": lazy.Late("demo:demo", "From three trained models to answering endpoints, in a few minutes."),
     "package": lazy.Late("package:package", "Capture a trained model, check it and register it as a new version."),
     "inspect": lazy.Late("inspect:inspect", "Show a version's manifest: signature, files, limits, lineage."),
+    "show": lazy.Late("show:show", "Show what was found when a version was optimized, as text or as a page."),
     "verify": lazy.Late("verify:verify", "Check a version's bytes, and that it still computes its golden outputs."),
     "models": lazy.Late("models:models", "List, show, alias, import, export and delete models."),
     "keys": lazy.Late("keys:keys", "Make, list, rotate and revoke API keys."),
     "check": lazy.Late("check:check", "Judge a version on your own data before it is deployed."),
+    "profile": lazy.Late(
+        "profile:profile", "Which operators take the time of a run, and what could be gained at most."
+    ),
     "optimize": lazy.Late("optimize:optimize", "The best form of a version within a budget, or why to leave it alone."),
     "deploy": lazy.Late("deploy:deploy", "Have a version answer under a name, carefully."),
     "rollout": lazy.Late("rollout:rollout", "Watch a rollout; pause, resume, promote or abort it."),

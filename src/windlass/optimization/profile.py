@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from windlass import errors, plugins
 from windlass.optimization import findings, measure, runnable, trace
 from windlass.optimization import form as forms
+from windlass.optimization.report import words
 from windlass.optimization.techniques import base
 from windlass.types import tensor
 
@@ -104,17 +105,18 @@ def told(
     operators = []
     for kind, same in by_kind.items():
         spent = sum(node.us for node in same)
-        operators.append(findings.Operator(kind, sum(node.calls for node in same), spent, spent / (inside or 1.0)))
+        often = round(sum(node.calls for node in same))
+        operators.append(findings.Operator(kind, often, spent, spent / (inside or 1.0)))
     operators.sort(key=lambda operator: -operator.us)
     slowest = sorted(ran, key=lambda node: -node.us)[:_SLOWEST]
     outside = max(0.0, us - inside)
-    calls = sum(node.calls for node in ran)
+    calls = round(sum(node.calls for node in ran))
     dispatch = outside + sum(min(node.us, node.calls * cost.call_us) for node in ran)
     bounds = _bounds(operators, max(us, inside), techniques)
-    worth, words = _verdict(us, rows, operators, bounds)
+    worth, said = _verdict(us, rows, threads, operators, bounds)
     dispatched = bool(ran) and dispatch > us / 2
     if dispatched and worth:
-        words += (
+        said += (
             f" Calling its {calls} operators takes {dispatch / us:.0%} of that: more rows a run, or fewer operators."
         )
     return findings.Profile(
@@ -128,7 +130,7 @@ def told(
         bounds=bounds,
         dispatch_bound=dispatched,
         worth=worth,
-        words=words,
+        words=said,
     )
 
 
@@ -156,10 +158,10 @@ def _gain(gains: Mapping[str, float], kind: str) -> float:
 
 
 def _verdict(
-    us: float, rows: int, operators: Sequence[findings.Operator], bounds: Sequence[findings.Bound]
+    us: float, rows: int, threads: int, operators: Sequence[findings.Operator], bounds: Sequence[findings.Bound]
 ) -> tuple[bool, str]:
     """Whether to go on, and the sentence that says so."""
-    named = f"A run of {rows} row{'s' if rows != 1 else ''} takes {duration(us)}"
+    named = f"A run of {words.rows(rows)} takes {words.milliseconds(us / 1e3)} on {words.counted(threads, 'thread')}"
     if us < _LEAST_US:
         return False, f"{named}: asking for it takes longer, so no other form would be noticed."
     if not operators:
@@ -172,8 +174,3 @@ def _verdict(
         return True, f"{named}."
     first = [bound.technique for bound in bounds if bound.speedup > bounds[0].speedup * 0.99][:_NAMED]
     return True, f"{named}: the most that one technique could gain is {bounds[0].speedup:.1f}x ({', '.join(first)})."
-
-
-def duration(us: float) -> str:
-    """Microseconds as people say them."""
-    return f"{us:.3g} us" if us < 1e3 else f"{us / 1e3:.3g} ms" if us < 1e6 else f"{us / 1e6:.3g} s"

@@ -37,7 +37,7 @@ def page(found: findings.Report) -> str:
         _plot(found),
         _candidates(found),
         _chosen(found),
-        _profile(found),
+        _profile(found.profile),
         _layers(found),
         _parity(found),
         _settings(found),
@@ -167,17 +167,20 @@ def _chosen(found: findings.Report) -> str:
     return _section("The chosen form", "".join(parts) + _list(one.notes))
 
 
-def _profile(found: findings.Report) -> str:
-    told = found.profile
+def profiled(reference: str, told: findings.Profile) -> str:
+    """A page of a profile alone."""
+    body = f"<h1>{pages.escaped(reference)}</h1>{_profile(told)}"
+    return pages.document(f"{reference}: {told.words}", body, _STYLE)
+
+
+def _profile(told: findings.Profile | None) -> str:
     if told is None:
         return ""
-    took = words.milliseconds(told.us / 1e3)
-    said = f"One run of {words.rows(told.rows)} takes {took} on {words.counted(told.threads, 'thread')}. {told.words}"
     bounds = [
         (one.technique, f"{100 * one.share:.1f} %", f"{one.gain:.3g}x", f"{one.speedup:.2f}x") for one in told.bounds
     ]
     slowest = [(one.name, one.kind, f"{one.us:.4g}") for one in told.slowest]
-    body = [f"<p>{pages.escaped(said)}</p>", pictures.operators(told)]
+    body = [f"<p>{pages.escaped(told.words)}</p>", pictures.operators(told)]
     if bounds:
         body.append("<p>The most that each technique can gain (Amdahl):</p>")
         body.append(pages.table(("technique", "share it can touch", "gain there", "at most"), bounds))
