@@ -71,7 +71,7 @@ def history(context: output.Context, name: str, alias: str, moment: str | None) 
         at = parse_time(moment, now=time.time())
         events = aliases.in_force(events, at)
         if not events:
-            raise errors.NotFound(f"'{name}' had no alias at {_when(at)}.", hint=f"See: windlass models history {name}")
+            raise errors.NotFound(f"'{name}' had no alias at {when(at)}.", hint=f"See: windlass models history {name}")
     context.result(events, lambda: _history_table(events))
 
 
@@ -162,7 +162,8 @@ def parse_time(text: str, *, now: float) -> float:
         raise errors.UsageError(f"'{text[:40]}' is no time.", hint="Write 14:03 or 2026-03-01T14:03.") from None
 
 
-def _when(moment: float) -> str:
+def when(moment: float) -> str:
+    """A time as people here read it."""
     return dt.datetime.fromtimestamp(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -181,7 +182,7 @@ def _models_table(found: tuple[versions.Model, ...]) -> str:
 
 def _versions_table(found: tuple[versions.Version, ...]) -> str:
     rows = [
-        (v.version, v.status, v.digest[:19], v.size, _when(v.created_at), v.actor, v.reason or v.description)
+        (v.version, v.status, v.digest[:19], v.size, when(v.created_at), v.actor, v.reason or v.description)
         for v in found
     ]
     return output.table(("VERSION", "STATUS", "DIGEST", "BYTES", "CREATED", "BY", "NOTE"), rows)
@@ -189,7 +190,7 @@ def _versions_table(found: tuple[versions.Version, ...]) -> str:
 
 def _history_table(events: tuple[aliases.Event, ...]) -> str:
     rows = [
-        (_when(e.at), e.alias, e.generation, e.kind, at(e.from_version), at(e.to_version), e.actor, e.reason)
+        (when(e.at), e.alias, e.generation, e.kind, at(e.from_version), at(e.to_version), e.actor, e.reason)
         for e in events
     ]
     return output.table(("AT", "ALIAS", "GENERATION", "KIND", "FROM", "TO", "BY", "WHY"), rows)
@@ -205,7 +206,7 @@ def _shown(shown: registries.Shown) -> str:
     fields = {
         "digest": v.digest,
         "aliases": ", ".join(shown.aliases),
-        "created": f"{_when(v.created_at)} by {v.actor}",
+        "created": f"{when(v.created_at)} by {v.actor}",
         "bytes": str(v.size),
         "about": v.description,
         "tags": ", ".join(f"{key}={value}" for key, value in shown.tags.items()),
@@ -229,8 +230,10 @@ def _shown(shown: registries.Shown) -> str:
     lines += [f"  {label:<11}{value}" for label, value in fields.items() if value]
     for found in shown.evidence:
         e = found.evidence
-        lines.append(f"  {'evidence':<11}{e.kind} {e.verdict}, {_when(found.at)} by {found.actor}")
-        lines += [f"    {key:<18}{_plain(value)}" for key, value in e.statistics.items() if value not in ("", [], {})]
+        lines.append(f"  {'evidence':<11}{e.kind} {e.verdict}, {when(found.at)} by {found.actor}")
+        # A study is too much for a line: `windlass show` has it.
+        told = {key: value for key, value in e.statistics.items() if key != "report" and value not in ("", [], {})}
+        lines += [f"    {key:<18}{_plain(value)}" for key, value in told.items()]
     return "\n".join(lines)
 
 
