@@ -34,6 +34,7 @@ _QUANTIZERS = frozenset(("QuantizeLinear", "DequantizeLinear"))
 _INTEGER_KINDS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantize", "MatMulNBits", "QAttention")
 # A search asks again and again for the same few graphs: the original, and a form or two that training made of it.
 _KEPT = 2
+_SMALL = 64
 _prepared: OrderedDict[str, bytes] = OrderedDict()
 
 
@@ -97,7 +98,7 @@ def is_quantized(found: Iterable[str]) -> bool:
 
 
 def prepared(form: forms.Form) -> onnx.ModelProto:
-    """The graph ready to be quantized: shapes inferred, constants and batch normalization folded, every node named.
+    """The graph ready to be quantized: constants and batch normalization folded, every node named.
 
     The same names each time; what it computes is the same within float rounding. The caller may change it.
     `Unsupported` if onnxruntime does not load the form.
@@ -205,10 +206,21 @@ def reads(node: onnx.NodeProto) -> list[str]:
     return found
 
 
-def floats(model: onnx.ModelProto) -> frozenset[str]:
-    """The FP32 values of a prepared graph, its constants apart."""
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    return frozenset(v.name for v in values if v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT)
+def ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """By value: its number of dimensions, as far as ONNX's own rules tell."""
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
+    light.graph.CopyFrom(onnx.GraphProto(name="light", input=model.graph.input, output=model.graph.output))
+    light.graph.node.extend(model.graph.node)
+    # Shapes follow from the small constants and from the sizes of the large ones.
+    for constant in model.graph.initializer:
+        if int(np.prod(constant.dims)) <= _SMALL:
+            light.graph.initializer.append(constant)
+        else:
+            told = onnx.helper.make_tensor_value_info(constant.name, constant.data_type, constant.dims)
+            light.graph.input.append(told)
+    known = onnx.shape_inference.infer_shapes(light).graph
+    values = (*known.value_info, *known.input, *known.output)
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -269,13 +281,9 @@ def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
 def _name_pooling(model: onnx.ModelProto) -> None:
     """Exporters write global pooling as the mean over a picture; as what it is, onnxruntime runs it on integers."""
     real = weights(model)
-    pictures = {
-        value.name
-        for value in (*model.graph.value_info, *model.graph.input)
-        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT and len(value.type.tensor_type.shape.dim) == 4
-    }
+    found = ranks(model) if any(node.op_type == "ReduceMean" for node in model.graph.node) else {}
     for node in model.graph.node:
-        if node.op_type != "ReduceMean" or node.input[0] not in pictures or not attribute(node, "keepdims", 1):
+        if node.op_type != "ReduceMean" or found.get(node.input[0]) != 4 or not attribute(node, "keepdims", 1):
             continue
         if len(node.input) > 1:
             axes = onnx.numpy_helper.to_array(real[node.input[1]]).tolist() if node.input[1] in real else []

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from windlass import errors
 from windlass.optimization import calibration, graphs, integers
 from windlass.optimization import form as forms
 from windlass.types import tensor
@@ -74,14 +75,21 @@ def unfit(form: forms.Form, wanted: Collection[str]) -> str:
     return ""
 
 
+def require(nodes: Collection[str], exclude: Collection[str], technique: str) -> None:
+    """`Unsupported` unless a node is left that would be quantized."""
+    if set(nodes) <= set(exclude):
+        why = "every node is excluded." if nodes else "none of its nodes can be quantized."
+        raise errors.Unsupported(f"'{technique}' does not apply: {why}")
+
+
 def plan(model: onnx.ModelProto, exclude: Collection[str] = (), *, riders: bool = True) -> Plan:
     """What to quantize of a prepared graph. A smaller plan needs no range that a larger one does not need."""
-    real, floats = graphs.weights(model), graphs.floats(model)
+    real = graphs.weights(model)
     products: list[onnx.NodeProto] = []
     tables: list[onnx.NodeProto] = []
     left = []
     for node in model.graph.node:
-        why = refusal(node, real, floats)
+        why = refusal(node, real)
         if why is None:
             continue
         if why or node.name in exclude:
@@ -109,7 +117,7 @@ def quantize(model: onnx.ModelProto, plan: Plan, ranges: calibration.Ranges, set
     return _Writing(model, plan, ranges, settings).write()
 
 
-def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto], floats: frozenset[str]) -> str | None:
+def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto]) -> str | None:
     """Why a node that is worth quantizing cannot be; empty where it can, None where it is not worth a word."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _HEAVY:
         return "onnxruntime has no integer kernel for it." if node.op_type in _HEAVY else None
@@ -123,7 +131,7 @@ def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto], floats: 
     weight = real.get(node.input[1])
     if weight is None:
         return "its weights are computed, not constant."
-    if weight.data_type != onnx.TensorProto.FLOAT or node.input[0] not in floats:
+    if weight.data_type != onnx.TensorProto.FLOAT:
         return "its numbers are not 32-bit floats."
     if len(node.input) > 2 and node.input[2] and node.input[2] not in real:
         return "its bias is computed, not constant."
@@ -165,15 +173,12 @@ def _ride(
     products: Collection[str],
 ) -> list[onnx.NodeProto]:
     """Nodes between products that can stay on integers, in the order of the graph; adds their outputs to `values`."""
-    real, floats = graphs.weights(model), graphs.floats(model)
     reached = dict(values)
     found = []
     for node in model.graph.node:
-        read = [name for name in node.input if name in floats and name not in real]
-        if node.op_type not in _RIDERS or node.domain not in ("", "ai.onnx") or not read:
-            continue
-        constant = any(name in real and real[name].data_type == onnx.TensorProto.FLOAT for name in node.input)
-        if constant or any(name not in reached for name in read):
+        # The further inputs of a mover are shapes.
+        read = [name for at, name in enumerate(node.input) if at == 0 or node.op_type not in _MOVERS]
+        if node.op_type not in _RIDERS or node.domain not in ("", "ai.onnx") or any(n not in reached for n in read):
             continue
         name = _after_clip(node.output[0], readers, outputs)
         reached.setdefault(name, reached[read[0]] if node.op_type in _MOVERS and name == node.output[0] else name)

@@ -19,7 +19,8 @@ EXCLUDE = "exclude"
 def complete(technique: type[base.Technique], form: forms.Form, given: Mapping[str, Any]) -> dict[str, Any]:
     """Each dimension's value: the one given, or its first choice; `UsageError` for what is no dimension or no choice.
 
-    A dimension without choices is free: it takes any value that is given, and is left out otherwise.
+    A dimension without choices is free: it takes any value that is given, and is left out otherwise. What it gives is
+    what the step says, so that a recipe means the same when defaults change.
     """
     dimensions = {dimension.name: dimension.choices for dimension in technique.dimensions(form)}
     found = {name: choices[0] for name, choices in dimensions.items() if choices}

@@ -43,4 +43,7 @@ class GraphOptimization:
         if why := cls.refusal(form, materials):
             raise errors.Unsupported(f"'{cls.name}' does not apply: {why}")
         model = graphs.optimized(graphs.read(form), level)
-        return graphs.made(form, model, forms.Step(cls.name, dict(parameters)), expected=materials.signature)
+        made = graphs.made(form, model, forms.Step(cls.name, {"level": level}), expected=materials.signature)
+        if made.digest == form.digest:
+            raise errors.Unsupported(f"'{cls.name}' does not apply: there is nothing to fold or fuse.")
+        return made

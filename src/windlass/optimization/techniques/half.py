@@ -72,7 +72,7 @@ class Half:
         nodes = [*casts, *model.graph.node]
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, {"kind": kind})
         precision = "fp16" if kind == "float16" else "bf16"
         return graphs.made(form, model, step, expected=materials.signature, precision=precision, left=left)
 

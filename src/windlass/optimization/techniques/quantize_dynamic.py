@@ -47,8 +47,8 @@ class DynamicQuantization:
     def nodes(cls, form: forms.Form) -> tuple[str, ...]:
         """The nodes that it would quantize, in the order of the graph: what `exclude` may name."""
         model = graphs.prepared(form)
-        real, floats = graphs.weights(model), graphs.floats(model)
-        return tuple(node.name for node in model.graph.node if _refusal(node, real, floats) == "")
+        real = graphs.weights(model)
+        return tuple(node.name for node in model.graph.node if _refusal(node, real) == "")
 
     @classmethod
     def apply(cls, form: forms.Form, parameters: Mapping[str, Any], materials: base.Materials) -> forms.Form:
@@ -57,19 +57,21 @@ class DynamicQuantization:
         if why := cls.refusal(form, materials):
             raise errors.Unsupported(f"'{cls.name}' does not apply: {why}")
         model = graphs.prepared(form)
-        exclude = given.excluded(chosen, cls.nodes(form))
+        nodes = cls.nodes(form)
+        exclude = given.excluded(chosen, nodes)
+        pairs.require(nodes, exclude, cls.name)
         writing = _Writing(model, per_channel=chosen["per_channel"], reduced=chosen["reduce_range"])
         left = writing.write(exclude)
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, chosen)
         return graphs.made(form, model, step, expected=materials.signature, precision="int8", left=left)
 
 
-def _refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto], floats: frozenset[str]) -> str | None:
+def _refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto]) -> str | None:
     """As `pairs.refusal`, for what is quantized in each run."""
     if node.op_type == "Conv":
         return "quantizing what it reads in each run costs more than integers gain."
     if node.op_type != "LSTM" or node.domain not in ("", "ai.onnx"):
-        return pairs.refusal(node, real, floats)
+        return pairs.refusal(node, real)
     if any(name not in real or real[name].data_type != onnx.TensorProto.FLOAT for name in node.input[1:3]):
         return "its weights are computed, not constant, or no 32-bit floats."
     if graphs.attribute(node, "layout", 0):
@@ -91,9 +93,8 @@ class _Writing:
     def write(self, exclude: tuple[str, ...]) -> list[forms.Left]:
         left: list[forms.Left] = []
         written: list[onnx.NodeProto] = []
-        floats = graphs.floats(self._model)
         for node in self._model.graph.node:
-            why = _refusal(node, self._real, floats)
+            why = _refusal(node, self._real)
             if why or node.name in exclude:
                 left.append(forms.Left(node.name, graphs.kind(node), why or "it was excluded."))
             if why != "" or node.name in exclude:

@@ -66,6 +66,7 @@ class StaticQuantization:
         model = graphs.prepared(form)
         whole = pairs.plan(model)
         exclude = given.excluded(chosen, whole.nodes)
+        pairs.require(whole.nodes, exclude, cls.name)
         # All that any choice of nodes may need, measured once.
         ranges = calibration.ranges(model, whole.ranges, materials.calibration, chosen["calibrate"], key=form.digest)
         plan = pairs.plan(model, exclude, riders=chosen.get("operators") != "products")
@@ -76,5 +77,5 @@ class StaticQuantization:
             reduced=chosen["reduce_range"],
         )
         made = pairs.quantize(model, plan, ranges, settings)
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, chosen)
         return graphs.made(form, made, step, expected=materials.signature, precision="int8", left=plan.left)

@@ -58,8 +58,8 @@ class WeightQuantization:
     def nodes(cls, form: forms.Form) -> tuple[str, ...]:
         """The nodes that it would quantize, in the order of the graph: what `exclude` may name."""
         model = graphs.prepared(form)
-        real, floats = graphs.weights(model), graphs.floats(model)
-        return tuple(node.name for node in model.graph.node if _refusal(node, real, floats) == "")
+        real = graphs.weights(model)
+        return tuple(node.name for node in model.graph.node if _refusal(node, real) == "")
 
     @classmethod
     def apply(cls, form: forms.Form, parameters: Mapping[str, Any], materials: base.Materials) -> forms.Form:
@@ -68,18 +68,22 @@ class WeightQuantization:
         if why := cls.refusal(form, materials):
             raise errors.Unsupported(f"'{cls.name}' does not apply: {why}")
         model = graphs.prepared(form)
-        exclude = given.excluded(chosen, cls.nodes(form))
+        nodes = cls.nodes(form)
+        exclude = given.excluded(chosen, nodes)
+        pairs.require(nodes, exclude, cls.name)
         left = _Writing(model, chosen).write(exclude)
         model.ir_version = max(model.ir_version, _IR_VERSION)
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, chosen)
         return graphs.made(form, model, step, expected=materials.signature, precision="int4", left=left)
 
 
-def _refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto], floats: frozenset[str]) -> str | None:
+def _refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto]) -> str | None:
     """As `pairs.refusal`, for weights alone."""
     if node.op_type == "Conv":
         return "onnxruntime has no convolution with weights of 4 bits."
-    why = pairs.refusal(node, real, floats)
+    why = pairs.refusal(node, real)
+    if why == "" and node.op_type == "Gather" and real[node.input[0]].dims[1] % 2:
+        return "its rows have an odd number of columns."
     if why == "" and node.op_type != "Gather" and np.prod(real[node.input[1]].dims) < _LEAST:
         return "its weights are few."
     return why
@@ -97,9 +101,8 @@ class _Writing:
     def write(self, exclude: tuple[str, ...]) -> list[forms.Left]:
         left: list[forms.Left] = []
         written: list[onnx.NodeProto] = []
-        floats = graphs.floats(self._model)
         for node in self._model.graph.node:
-            why = _refusal(node, self._real, floats)
+            why = _refusal(node, self._real)
             if why == "" and node.op_type == "Gather" and not self._chosen["tables"]:
                 why = "tables were excluded."
             if why == "" and node.name in exclude:
@@ -147,13 +150,15 @@ class _Writing:
         real = onnx.numpy_helper.to_array(self._real[node.input[0]])
         rows, size = real.shape[0], self._chosen["block"]
         made = integers.blocks(real.T, size, symmetric=self._chosen["symmetric"])
-        flat = integers.Blocks(made.values.reshape(rows, -1), made.scales.reshape(rows, -1), made.zeros)
+        # Here the last block of a row is not padded.
+        values = made.values.reshape(rows, -1)[:, : real.shape[1] // 2]
+        flat = integers.Blocks(values, made.scales.reshape(rows, -1), made.zeros)
         if flat.zeros is not None:
             flat = flat._replace(zeros=flat.zeros.reshape(rows, -1))
-        values, *more = self._constants(node.name, flat)
+        quantized, *more = self._constants(node.name, flat)
         return self._writer.node(
             "com.microsoft.GatherBlockQuantized",
-            [values, node.input[1], *more],
+            [quantized, node.input[1], *more],
             node.output[0],
             f"{node.name}/int4",
             bits=_BITS,
