@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[np.float64]
 LEAST_DRAWS = 2000
-_MOST_DRAWS = 40_000
+_MOST_DRAWS = 20_000
 # Draws beyond the quantile, so that it is no matter of few of them.
 _BEYOND = 50
 _AT_ONCE = 1 << 20
