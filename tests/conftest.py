@@ -25,7 +25,7 @@ ALONE = (
     "integration/test_worst_request.py",
     *(
         f"e2e/{name}"
-        for name in ("drills/", "test_arms", "test_bench", "test_reload_memory", "test_server_", "test_shadow")
+        for name in ("drills/test_", "test_arms", "test_bench", "test_reload_memory", "test_server_", "test_shadow")
     ),
 )
 # What their tests share (servers, models) is made once a file, not once in each process.
@@ -49,6 +49,19 @@ sys.addaudithook(_watch)
 
 def _place(item: pytest.Item) -> str:
     return item.path.relative_to(TESTS).as_posix()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`-m alone` reads the files of ALONE only, and `-m "not alone"` the others: most take long to import."""
+    chosen = config.option.markexpr
+    if chosen not in ("alone", "not alone") or not collection_path.is_relative_to(TESTS):
+        return None
+    place = collection_path.relative_to(TESTS).as_posix()
+    if collection_path.is_dir():
+        wanted = chosen == "not alone" or f"{place}/".startswith(("./", *ALONE)) or any(f"{place}/" in a for a in ALONE)
+    else:
+        wanted = place.startswith(ALONE) == (chosen == "alone")
+    return None if wanted else True
 
 
 def _tier(item: pytest.Item) -> int:

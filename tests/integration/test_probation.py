@@ -213,10 +213,10 @@ def try_mutants(folder: Path, seed: int, first: int, count: int) -> dict[str, co
 @pytest.mark.timeout(300)
 def test_the_parent_survives_mutated_models(tmp_path: Path) -> None:
     """Every mutant ends in a verdict: most are refused, some still compute. The process that forks them all lives."""
-    outcome = try_mutants(tmp_path / "mutants", seed=1, first=0, count=500)
-    assert sum(outcome["seen"].values()) == 500
-    assert outcome["seen"]["refused"] > 250
-    assert outcome["seen"]["passed"] > 5
+    outcome = try_mutants(tmp_path / "mutants", seed=1, first=0, count=250)
+    assert sum(outcome["seen"].values()) == 250
+    assert outcome["seen"]["refused"] > 125
+    assert outcome["seen"]["passed"] > 2
     # The mutants get as far as the runtime: some load and fail only when they run.
     assert outcome["refused"]["internal"] + outcome["refused"]["gate_refused"] > 5
     assert f"exit {77}" not in outcome["seen"], "the forks were not walled in"

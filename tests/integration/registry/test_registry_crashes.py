@@ -142,7 +142,7 @@ def kill_cycles(place: Any, push: Push, fork: Fork, cycles: int) -> Ledger:
 @pytest.mark.timeout(400)
 @pytest.mark.promise("P-53")
 def test_what_was_acknowledged_survives_kill_9(place: Any, push: Push, fork: Fork) -> None:
-    cycles = 100 if place.url.startswith("sqlite") else 40
+    cycles = 60 if place.url.startswith("sqlite") else 30
     ledger = kill_cycles(place, push, fork, cycles)
     assert len(ledger.pushed) > cycles // 5, "the drill killed before there was anything to lose"
     assert ledger.moved

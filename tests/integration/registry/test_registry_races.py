@@ -46,7 +46,7 @@ def push_from_many(place: Any, push: Push, fork: Fork, *, processes: int, each: 
 
 @pytest.mark.promise("P-54")
 def test_concurrent_pushes_get_distinct_versions(place: Any, push: Push, fork: Fork) -> None:
-    push_from_many(place, push, fork, processes=16, each=25)
+    push_from_many(place, push, fork, processes=16, each=12)
 
 
 @pytest.mark.soak

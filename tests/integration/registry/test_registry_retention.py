@@ -157,7 +157,7 @@ def run_machine(make_package: Callable[..., Any], parent: Path, examples: int, s
 
 @pytest.mark.promise("P-63")
 def test_the_collector_never_takes_what_is_needed(scratch: Path, make_package: Callable[..., Any]) -> None:
-    run_machine(make_package, scratch, 25, 20)
+    run_machine(make_package, scratch, 15, 20)
 
 
 @pytest.mark.soak
