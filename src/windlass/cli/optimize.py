@@ -193,17 +193,25 @@ def _text(path: Path) -> str:
 
 def _run(context: output.Context, job: study.Job, step: Callable[[str], None]) -> tuple[study.Result | None, int]:
     """The study's result; or None, and how many forms had been tried, where Ctrl-C ended it."""
-    tried = 0
+    tried: list[findings.Candidate] = []
 
     def tell(candidate: findings.Candidate) -> None:
-        nonlocal tried
-        tried += 1
-        context.say(f"  {candidate.name}: {candidate.why or search.told(candidate)}")
+        before = next((one for one in tried if one.name == candidate.name), candidate)
+        tried.append(candidate)
+        context.say(f"  {candidate.name}{_other(candidate, before)}: {candidate.why or search.told(candidate)}")
 
     try:
-        return study.run(job, progress=step, tell=tell), tried
+        return study.run(job, progress=step, tell=tell), len(tried)
     except KeyboardInterrupt:
-        return None, tried
+        return None, len(tried)
+
+
+def _other(candidate: findings.Candidate, before: findings.Candidate) -> str:
+    """The parameters in which it is another form than one of the same name."""
+    found = []
+    for step, theirs in zip(candidate.steps, before.steps, strict=True):
+        found += [f"{name} {value}" for name, value in step.parameters.items() if theirs.parameters.get(name) != value]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _outlined(context: output.Context, found: study.Outline) -> None:

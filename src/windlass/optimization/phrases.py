@@ -132,9 +132,11 @@ def _answers(asked: budget.Budget, chosen: findings.Candidate) -> str:
         return "its answers were not judged"
     drop = judged.drop
     what = drop.name if judged.labelled else f"{drop.name} with the original (there are no labels)"
-    words = f"{what} drops by {drop.drop:.3g} and at most {drop.high:.3g} on {drop.rows} rows that no choice had seen"
+    seen = f"on {drop.rows} rows that no choice had seen"
     limit = choice.allowed(asked, judged)
-    return f"{words} ({'no limit was set' if limit is None else f'{limit:.3g} is allowed'})"
+    return (
+        f"{choice.told_drop(drop, what)} {seen} ({'no limit was set' if limit is None else f'{limit:.3g} is allowed'})"
+    )
 
 
 def _inside(why: str) -> str:

@@ -185,14 +185,13 @@ class Search:
         return {key: choices[0] for key, choices in self.dimensions(root, name).items() if choices}
 
     def applies(self, root: trials.Made, name: str) -> bool:
-        """Whether a technique may be put on a form; if not, the notes say why."""
+        """Whether a technique may be put on a form; if it may not on the original, the notes say why."""
         try:
             why = self.trials.instruments.refusal(name, self.trials.root(root))
         except trials.Failed as e:
             why = str(e)
-        on = " + ".join(step.technique for step in root.steps)
-        note = f"{name}{f' on {on}' if on else ''}: {why}"
-        if why and note not in self.notes:
+        note = f"{name}: {why}"
+        if why and not root.steps and note not in self.notes:
             self.notes.append(note)
         return not why
 
@@ -222,8 +221,9 @@ class Search:
 
 def greedy(search: Search) -> None:
     """Defaults first, then the promising ones refined, mended and put on top of each other; then what trains."""
-    end = search.trials.seconds * (0.4 if search.plan.training else 1.0)
     original = search.trials.original
+    # What trains later has most of the time.
+    end = search.trials.seconds * (0.4 if _trainable(search) else 1.0)
     for name in search.plan.techniques:
         if search.worth(name) and search.applies(original, name):
             search.attempt(original, name, search.defaults(original, name))
@@ -293,7 +293,7 @@ def stack(search: Search) -> None:
 def train(search: Search) -> None:
     """Each technique that trains, on the original and then on what held; the others on top of each."""
     original = search.trials.original
-    names = [name for name in search.plan.training if search.applies(original, name)]
+    names = _trainable(search)
     for done, name in enumerate(names):
         share = 0.6 * (search.trials.left - RESERVE * search.trials.seconds) / (len(names) - done)
         found = search.attempt(original, name, search.defaults(original, name), seconds=share)
@@ -304,6 +304,10 @@ def train(search: Search) -> None:
             return
         if len(tried.steps) == 1 and search.made(tried).trained:
             _further(search, tried, names)
+
+
+def _trainable(search: Search) -> list[str]:
+    return [name for name in search.plan.training if search.applies(search.trials.original, name)]
 
 
 def _on_top(search: Search, tried: findings.Candidate) -> None:
@@ -376,8 +380,7 @@ def told(tried: findings.Candidate) -> str:
     """A candidate's figures in one line."""
     parts = [f"{one.speedup:.2f}x at {choice.told_rows(one.rows)}" for one in tried.timings]
     if tried.judged is not None:
-        drop = tried.judged.drop
-        parts.append(f"{drop.name} drops by {drop.drop:.3g} (at most {drop.high:.3g})")
+        parts.append(choice.told_drop(tried.judged.drop))
     if tried.footprint is not None:
         parts.append(choice.megabytes(tried.footprint.files))
     return ", ".join(parts)

@@ -107,6 +107,7 @@ class _Setup(NamedTuple):
     profile: findings.Profile
     plan: search.Plan
     baseline: findings.Candidate
+    each_s: float
     notes: tuple[str, ...]
 
 
@@ -162,9 +163,8 @@ def _try(ready: _Setup, found: search.Search, progress: Callable[[str], None]) -
     """Search, replay, or nothing at all where nothing can be gained."""
     job = ready.job
     if job.replay is not None:
-        if job.replay.parent != job.parent.digest:
-            found.notes.append(f"the recipe was made for another version, {job.replay.parent}")
         outcome.replayed(found, job.replay.steps)
+        found.notes.extend(_other_than(job.replay, job, found))
         return
     for_speed = ready.plan.for_speed and choice.meets(job.budget, ready.baseline)
     if not ready.profile.worth and for_speed and not job.techniques:
@@ -174,12 +174,23 @@ def _try(ready: _Setup, found: search.Search, progress: Callable[[str], None]) -
     outcome.searched(found)
 
 
+def _other_than(told: recipe.Recipe, job: Job, found: search.Search) -> list[str]:
+    """What is not as it was when the recipe was written."""
+    notes = []
+    if told.parent != job.parent.digest:
+        notes.append(f"The recipe was made for another version, {told.parent}.")
+    elif told.result and not told.trains and all(one.digest != told.result for one in found.candidates if one.digest):
+        notes.append("The form has other bytes than the recipe's: other software, processor or data made that one.")
+    if told.isa and told.isa != verdicts.isa():
+        notes.append(f"The recipe was made on another processor: {told.isa}.")
+    return notes
+
+
 def _estimate(ready: _Setup, found: search.Search, names: list[str]) -> str:
     """Each technique's default, and about as many more with other parameters."""
     training = [name for name in ready.plan.training if found.applies(ready.made.original, name)]
     count = max(1, 2 * len([name for name in names if name not in training])) + ready.plan.trials
-    each = _MAKING_S + ready.made.spent
-    return phrases.estimate(count, each, ready.made.seconds, training)
+    return phrases.estimate(count, ready.each_s, ready.made.seconds, training)
 
 
 @contextlib.contextmanager
@@ -223,7 +234,11 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
         bench.profile = found
         plan = _plan(job, techniques, found)
         progress(f"measuring the original at {' and '.join(choice.told_rows(rows) for rows in plan.batches)}")
-        yield _Setup(job, bench, made, kept, found, plan, outcome.baseline(made, plan), (*split.notes, *missing))
+        before = made.spent
+        baseline = outcome.baseline(made, plan)
+        # Another form is timed and judged as the original was.
+        each = _MAKING_S + made.spent - before
+        yield _Setup(job, bench, made, kept, found, plan, baseline, each, (*split.notes, *missing))
 
 
 def _check(job: Job) -> None:

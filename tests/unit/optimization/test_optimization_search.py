@@ -183,7 +183,7 @@ def test_the_fastest_that_keeps_the_accuracy_is_chosen(tmp_path: Path) -> None:
     assert came.chosen.confirmed is not None
     assert came.sentence.startswith("good + plain is 4.50 times as fast at 1 row (95 %: 4.41 to 4.59; 10 to 2.22 ms)")
     assert "75 % smaller" in came.sentence
-    assert by_name(came, "bad").why.startswith("Accuracy drops by 0.1 and may drop by 0.102")
+    assert by_name(came, "bad").why.startswith("Accuracy drops by 0.1, at most by 0.102 (95 % bound)")
     assert by_name(came, "slow").why == "It is slower: 0.80x at 1 row (0.75 to 0.85)."
     assert by_name(came, "good").verdict == "rejected"
     assert "good + plain is better at the goal" in by_name(came, "good").why
