@@ -74,7 +74,7 @@ def split(
     names = evaluation.takes(parent, columns)
     groups = _alike([columns[name] for name in names])
     parts = _dealt(groups, _strata(truth, data.rows), seed)
-    least = min(len(parts[1]), len(parts[2]))
+    least = min(len(np.unique(groups[part])) for part in parts[1:])
     if least < metrics.LEAST_ROWS:
         needed = int(np.ceil(2 * metrics.LEAST_ROWS / (1 - _CALIBRATION_SHARE)))
         raise errors.UsageError(
