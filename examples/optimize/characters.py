@@ -88,15 +88,15 @@ def _drawn(bank: Array, labels: Array, random: np.random.Generator) -> Array:
     image = _warped(bank[random.integers(len(bank), size=_BLOCK)[:count], labels], random)
     for side in (-1, 1):
         other = bank[random.integers(len(bank), size=_BLOCK)[:count], random.integers(len(NAMES), size=_BLOCK)[:count]]
-        shift = side * random.uniform(19, 27, _BLOCK)[:count]
-        shown = random.random(_BLOCK)[:count] < 0.6
+        shift = side * random.uniform(21, 28, _BLOCK)[:count]
+        shown = random.random(_BLOCK)[:count] < 0.5
         image = np.maximum(image, _warped(other, random, shift) * shown[:, None, None])
     image = np.clip(image + _lines(random)[:count], 0, 1)
     image = _blurred(image, random)
-    grey = _smooth(random, 4)[:count] * random.uniform(0, 0.3, (_BLOCK, 1, 1))[:count]
-    ink = random.uniform(0.35, 1.0, (_BLOCK, 1, 1))[:count]
+    grey = _smooth(random, 4)[:count] * random.uniform(0, 0.25, (_BLOCK, 1, 1))[:count]
+    ink = random.uniform(0.5, 1.0, (_BLOCK, 1, 1))[:count]
     image = grey + image * (ink * (1 - grey))
-    noise = random.uniform(0.02, 0.3, (_BLOCK, 1, 1))[:count] * ink
+    noise = random.uniform(0.02, 0.2, (_BLOCK, 1, 1))[:count] * ink
     image = image + noise * random.normal(0, 1, (_BLOCK, SIZE, SIZE))[:count]
     inverted = random.random((_BLOCK, 1, 1))[:count] < 0.5
     return np.clip(np.where(inverted, 1 - image, image), 0, 1).astype(np.float32)
@@ -105,12 +105,12 @@ def _drawn(bank: Array, labels: Array, random: np.random.Generator) -> Array:
 def _warped(glyph: Array, random: np.random.Generator, shift: Array | float = 0.0) -> Array:
     """Each glyph rotated, sheared, scaled, shifted and bent (elastic distortion: Simard et al., 2003)."""
     count = len(glyph)
-    turn = random.normal(0, 0.16, _BLOCK)[:count]
-    shear = random.normal(0, 0.2, _BLOCK)[:count]
-    scale = np.exp(random.normal(0, 0.16, _BLOCK))[:count] * 1.5
-    wide = np.exp(random.normal(0, 0.12, _BLOCK))[:count]
-    moved = random.normal(0, 1.6, (2, _BLOCK))[:, :count]
-    bend = random.uniform(0.5, 2.6, (_BLOCK, 1, 1))[:count]
+    turn = random.normal(0, 0.1, _BLOCK)[:count]
+    shear = random.normal(0, 0.15, _BLOCK)[:count]
+    scale = np.exp(random.normal(0, 0.1, _BLOCK))[:count] * 1.4
+    wide = np.exp(random.normal(0, 0.1, _BLOCK))[:count]
+    moved = random.normal(0, 1.2, (2, _BLOCK))[:, :count]
+    bend = random.uniform(0.3, 1.8, (_BLOCK, 1, 1))[:count]
     ys, xs = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     across = xs[None] - (moved[0] + shift)[:, None, None] + bend * _smooth(random, 5)[:count]
     down = ys[None] - moved[1][:, None, None] + bend * _smooth(random, 5)[:count]
@@ -144,17 +144,17 @@ def _smooth(random: np.random.Generator, knots: int) -> Array:
 
 
 def _lines(random: np.random.Generator) -> Array:
-    """One thin line in every second image."""
-    angle, distance = random.uniform(0, np.pi, (_BLOCK, 1, 1)), random.normal(0, 7, (_BLOCK, 1, 1))
+    """One thin line in three images of ten."""
+    angle, distance = random.uniform(0, np.pi, (_BLOCK, 1, 1)), random.normal(0, 9, (_BLOCK, 1, 1))
     ys, xs = np.mgrid[:SIZE, :SIZE] - (SIZE - 1) / 2
     away = np.abs(xs * np.cos(angle) + ys * np.sin(angle) - distance)
-    strength = random.uniform(0.3, 1.0, (_BLOCK, 1, 1)) * (random.random((_BLOCK, 1, 1)) < 0.5)
+    strength = random.uniform(0.3, 1.0, (_BLOCK, 1, 1)) * (random.random((_BLOCK, 1, 1)) < 0.3)
     return np.clip(1.2 - away, 0, 1) * strength
 
 
 def _blurred(image: Array, random: np.random.Generator) -> Array:
-    """Out of focus by a Gaussian of 0 to 1.3 pixels, through the Fourier transform."""
-    sigma = random.uniform(0, 1.3, (_BLOCK, 1, 1))[: len(image)]
+    """Out of focus by a Gaussian of 0 to 1 pixel, through the Fourier transform."""
+    sigma = random.uniform(0, 1.0, (_BLOCK, 1, 1))[: len(image)]
     fy, fx = np.fft.fftfreq(SIZE)[:, None], np.fft.rfftfreq(SIZE)[None]
     kernel = np.exp(-2 * (np.pi * sigma) ** 2 * (fy**2 + fx**2)[None])
     return np.fft.irfft2(np.fft.rfft2(image) * kernel, s=(SIZE, SIZE))

@@ -46,7 +46,7 @@ class LowRank:
     def refusal(cls, form: forms.Form, materials: base.Materials) -> str:
         """Anything but an ONNX graph with products of matrices."""
         told = graphs.refusal(form)
-        if told or graphs.kinds(form).keys() & _PRODUCTS:
+        if told or graphs.census(form).kinds.keys() & _PRODUCTS:
             return told
         return "no part of the graph multiplies by a matrix (MatMul, Gemm)."
 
@@ -63,7 +63,7 @@ class LowRank:
         chosen = parameters.complete(cls, form, given)
         excluded = parameters.excluded(chosen, cls.nodes(form))
         model = graphs.prepared(form)
-        constants, names = graphs.weights(model), graphs.fresh(model)
+        constants, writer = graphs.weights(model), graphs.Writer(model)
         obstacles = {node.name: _obstacle(node, constants) for node in model.graph.node}
         obstacles.update(dict.fromkeys(excluded, "it was excluded"))
         open_nodes = [node for node in model.graph.node if not obstacles[node.name]]
@@ -76,7 +76,7 @@ class LowRank:
                 product = factors.split(matrix, chosen["energy"], moments.get(node.input[0]))
                 if product.pays:
                     before, after = before + matrix.size, after + product.left.size + product.right.size
-                    nodes.extend(_two(node, product, model.graph, names))
+                    nodes.extend(_two(node, product, writer))
                     continue
                 obstacles[node.name] = f"rank {product.rank} of {min(matrix.shape)} would cost more than it whole"
             nodes.append(node)
@@ -118,13 +118,13 @@ def _matrix(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> 
 
 
 def _two(
-    node: onnx.NodeProto, product: factors.Product, graph: onnx.GraphProto, names: graphs.Names
+    node: onnx.NodeProto, product: factors.Product, writer: graphs.Writer
 ) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     """The two nodes that stand for one; the second has its name, its bias and its scale."""
-    left, right, between = (names(f"{node.name}_{part}") for part in ("left", "right", "between"))
-    graph.initializer.append(onnx.numpy_helper.from_array(product.left, left))
-    graph.initializer.append(onnx.numpy_helper.from_array(product.right, right))
-    thin = onnx.helper.make_node("MatMul", [node.input[0], left], [between], name=names(f"{node.name}_thin"))
+    left = writer.constant(f"{node.name}_left", product.left)
+    right = writer.constant(f"{node.name}_right", product.right)
+    between = writer.name(f"{node.name}_between")
+    thin = writer.node("MatMul", [node.input[0], left], between, f"{node.name}_thin")
     wide = onnx.NodeProto()
     wide.CopyFrom(node)
     wide.input[0], wide.input[1] = between, right

@@ -84,7 +84,7 @@ class LowRankTuned:
             say=materials.say,
             clock=materials.clock,
         )
-        note = f"low rank: {count} layers factored, trained on for {fitted.steps:,} steps: {fitted.stopped}."
+        note = f"low rank: {count} layer(s) factored, trained on for {fitted.steps:,} steps: {fitted.stopped}."
         return export.to_form(fitted.network, form, forms.Step(cls.name, chosen), materials, notes=(note,))
 
 
@@ -92,21 +92,19 @@ def factor(network: nn.Module, names: tuple[str, ...], inputs: tensor.Tensors, e
     """A copy of the network with the layers that pay factored, and their number. `inputs` are real rows."""
     made = networks.copied(network)
     moments = _moments(made, names, inputs)
-    holders: dict[int, list[tuple[nn.Module, str]]] = {}
-    for parent in made.modules():
-        for name, child in parent.named_children():
-            holders.setdefault(id(child), []).append((parent, name))
+    places: dict[nn.Module, list[str]] = {}
+    for path, module in made.named_modules(remove_duplicate=False):
+        places.setdefault(module, []).append(path)
     shared = _shared(made)
     count = 0
-    for layer in list(made.modules()):
-        places = holders.get(id(layer), [])
-        if not _size(layer) or not places or layer.weight in shared:
+    for layer, paths in places.items():
+        if not _size(layer) or layer is made or layer.weight in shared:
             continue
         thinner = _factored(layer, energy, moments.get(layer))
         if thinner is not None:
             count += 1
-            for parent, name in places:
-                setattr(parent, name, thinner)
+            for path in paths:
+                made.set_submodule(path, thinner)
     return made, count
 
 
