@@ -13,6 +13,8 @@ from windlass.optimization.techniques import base
 from windlass.optimization.training import export, fit
 from windlass.types import signature
 
+# Networks as small as these are slower on several threads, the more so the busier the machine is.
+torch.set_num_threads(1)
 CLASSES = 4
 SIGNATURE = signature.Signature(
     (signature.TensorSpec("image", "FP32", ("batch", 1, 8, 8)),),
