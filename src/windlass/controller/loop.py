@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 # A deployment at rest is looked at this often: its server may have been started again, its release revoked.
 REST_S = 5.0
 _AT_ONCE = 16
-_PAGE = 1_000
+_MOST = 1_000_000
 _HOURLY_S = 3600.0
 # How soon a wish is seen; what is under way is looked at once in an interval.
 _WISHES_S = 0.2
@@ -64,6 +64,8 @@ class Controller:
         self._chores = dict(chores or {})
         self._patience = patience.Patience(longest_s=_LONGEST_S)
         self._looked: dict[str, tuple[int, float]] = {}
+        self._known: tuple[stored.Deployment, ...] = ()
+        self._read: tuple[int | None, float] = (None, 0.0)
         self._at_work: set[str] = set()
         self._changing = threading.Lock()
 
@@ -130,21 +132,26 @@ class Controller:
     def _due(self) -> list[tuple[str, int]]:
         """The deployments to look at, whoever waited longest first, with the generations of their wishes."""
         due: list[tuple[float, str, int]] = []
-        now, after = self._clock(), ""
-        while True:
-            with self._rows.read() as connection:
-                page = stored.every(connection, after=after, limit=_PAGE, removed=True)
-            for one in page:
-                generation, at = self._looked.get(one.name, (-1, 0.0))
-                if one.generation != generation:
-                    # Somebody wished something: what failed before is no reason to wait.
-                    self._patience.worked(one.name)
-                elif not self._patience.due(one.name, now) or 0 <= now - at < self._pause(one):
-                    continue
-                due.append((at, one.name, one.generation))
-            if len(page) < _PAGE:
-                return [(name, generation) for _, name, generation in sorted(due)]
-            after = page[-1].name
+        now = self._clock()
+        for one in self._wishes(now):
+            generation, at = self._looked.get(one.name, (-1, 0.0))
+            if one.generation != generation:
+                # Somebody wished something: what failed before is no reason to wait.
+                self._patience.worked(one.name)
+            elif not self._patience.due(one.name, now) or 0 <= now - at < self._pause(one):
+                continue
+            due.append((at, one.name, one.generation))
+        return [(name, generation) for _, name, generation in sorted(due)]
+
+    def _wishes(self, now: float) -> tuple[stored.Deployment, ...]:
+        """Every deployment, read again where somebody has written since, or after an interval at the latest."""
+        stamp = self._rows.stamp()
+        if stamp is not None and stamp == self._read[0] and 0 <= now - self._read[1] < self._interval_s:
+            return self._known
+        with self._rows.read() as connection:
+            self._known = stored.every(connection, limit=_MOST, removed=True)
+        self._read = stamp, now
+        return self._known
 
     def _pause(self, one: stored.Deployment) -> float:
         """Seconds between two looks at a deployment."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
 import sqlite3
 import sys
@@ -129,3 +131,34 @@ def test_a_missing_driver_names_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(errors.Unsupported, match=r"windlass\[postgres\]"):
         database.Database("postgresql://h/d")
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_the_stamp_differs_after_each_commit_and_stays_without_one(tmp_path: Path, mode: str) -> None:
+    library = (3, 51, 3) if mode == "WAL" else (3, 40, 0)
+    with contextlib.ExitStack() as opened:
+        here, there = (database.Database(f"sqlite:///{tmp_path}/x.db", library=library) for _ in range(2))
+        for one in (here, there):
+            opened.callback(one.close)
+        with here.write() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (n INTEGER)")
+        seen = [here.stamp()]
+        for writer in (here, there, here):
+            # However soon one follows the other.
+            with writer.write() as connection:
+                connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+            seen.append(here.stamp())
+        assert None not in seen
+        assert all(before != after for before, after in itertools.pairwise(seen))
+        with here.read() as connection:
+            connection.exec_driver_sql("SELECT * FROM t")
+        with pytest.raises(exc.OperationalError), there.write() as connection:
+            connection.exec_driver_sql("INSERT INTO t VALUES (2), (no)")
+        assert here.stamp() == seen[-1]
+
+
+def test_where_nothing_can_be_asked_there_is_no_stamp(tmp_path: Path) -> None:
+    (tmp_path / "x.db").write_bytes(b"no database" * 1000)
+    rows = database.Database(f"sqlite:///{tmp_path}/x.db")
+    assert rows.stamp() is None
+    rows.close()
