@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from windlass import plugins
+from windlass import errors, plugins
 from windlass.optimization import accuracy, choice, findings, phrases, search, trials
 from windlass.optimization import form as forms
 
@@ -52,11 +52,14 @@ def searched(found: search.Search) -> None:
 
 
 def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
-    """Make the one form that a recipe leads to, and measure it like any other."""
+    """Make the one form that a recipe leads to, and measure it like any other. `GateRefused` if a step fails."""
     root = found.trials.original
     share = found.trials.left * (1 - search.RESERVE) / len(steps)
-    for step in steps[:-1]:
-        root = found.trials.made(root, step, share)
+    for number, step in enumerate(steps[:-1], start=1):
+        try:
+            root = found.trials.made(root, step, share)
+        except trials.Failed as e:
+            raise errors.GateRefused(f"the recipe's step {number}, {step.technique}, fails here: {e}.") from None
     found.attempt(root, steps[-1].technique, steps[-1].parameters, seconds=share)
 
 

@@ -178,7 +178,10 @@ class Search:
     def dimensions(self, root: trials.Made, name: str) -> Mapping[str, tuple[Any, ...]]:
         """What may be set of a technique: choices by name, the default first (none: it is free)."""
         technique = self.trials.instruments.techniques[name]
-        return {one.name: one.choices for one in technique.dimensions(self.trials.root(root))}
+        try:
+            return {one.name: one.choices for one in technique.dimensions(self.trials.root(root))}
+        except trials.Failed:
+            return {}
 
     def defaults(self, root: trials.Made, name: str) -> dict[str, Any]:
         """Every parameter's default."""

@@ -10,7 +10,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,9 +130,9 @@ def run(
         _try(ready, found, progress)
         progress("confirming the best on rows that no choice has seen")
         came = outcome.decided(found, ready.profile)
-        chosen = None if came.chosen is None else ready.made.form(found.made(came.chosen))
+        chosen = None if came.chosen is None else _form(ready.made, found.made(came.chosen))
         progress("comparing runtimes, and measuring threads and batches")
-        told = summary.Told(job.reference, job.parent.digest, ready.bench, ready.made, ready.profile, ready.plan)
+        told = summary.Told(job.reference, job.parent.digest, ready.bench, ready.made, ready.profile, ready.plan, clock)
         report = summary.report(told, found, came, chosen, job.price)
         rows = ready.bench.split.final if chosen is not None else None
         return Result(report, chosen, rows, None if job.kept is None else ready.kept.folder)
@@ -157,6 +157,13 @@ def outline(
         names = [*(name for name in ready.plan.techniques if found.worth(name)), *ready.plan.training]
         names = [name for name in names if found.applies(original, name)]
         return Outline(ready.profile, tuple(names), (*ready.notes, *found.notes), _estimate(ready, found, names))
+
+
+def _form(made: trials.Trials, chosen: trials.Made) -> forms.Form:
+    try:
+        return made.form(chosen)
+    except trials.Failed as e:
+        raise errors.GateRefused(f"the chosen form was measured and cannot be made again: {e}.") from None
 
 
 def _try(ready: _Setup, found: search.Search, progress: Callable[[str], None]) -> None:
@@ -228,17 +235,27 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
         if job.budget.drop is not None and not split.search.synthetic:
             bench.require(job.budget.drop.of(bench.judge.baseline.value))
         made = trials.Trials(original, bench.instruments(job.budget), kept, seconds=job.seconds, clock=clock)
-        made.ask(["setup"], float, lambda: clock() - started)
+        made.count(["setup"], clock() - started)
+        yield _measured(job, bench, made, kept, progress)._replace(notes=(*split.notes, *missing))
+
+
+def _measured(
+    job: Job, bench: instruments.Workbench, made: trials.Trials, kept: journal.Journal, progress: Callable[[str], None]
+) -> _Setup:
+    """The original, profiled and measured; `GateRefused` if it cannot be, and then nothing is kept of it."""
+    try:
         progress("profiling it")
         found = made.ask(["profile"], findings.Profile, lambda: _profiled(bench, job))
         bench.profile = found
-        plan = _plan(job, techniques, found)
+        plan = _plan(job, bench.techniques, found)
         progress(f"measuring the original at {' and '.join(choice.told_rows(rows) for rows in plan.batches)}")
         before = made.spent
         baseline = outcome.baseline(made, plan)
-        # Another form is timed and judged as the original was.
-        each = _MAKING_S + made.spent - before
-        yield _Setup(job, bench, made, kept, found, plan, baseline, each, (*split.notes, *missing))
+    except trials.Failed as e:
+        journal.forget(kept.folder)
+        raise errors.GateRefused(f"the version itself cannot be measured: {e}.") from None
+    # Another form is timed and judged as the original was.
+    return _Setup(job, bench, made, kept, found, plan, baseline, _MAKING_S + made.spent - before, ())
 
 
 def _check(job: Job) -> None:
@@ -321,7 +338,7 @@ def _profiled(bench: instruments.Workbench, job: Job) -> findings.Profile:
     return profile.profile(bench.original, bench.inputs(rows), rows=rows, techniques=techniques, threads=job.threads)
 
 
-def _plan(job: Job, techniques: dict[str, type[base.Technique]], found: findings.Profile) -> search.Plan:
+def _plan(job: Job, techniques: Mapping[str, type[base.Technique]], found: findings.Profile) -> search.Plan:
     """The techniques by what they can gain; those that aim at the goal first where it is size or memory."""
     bounds = {one.technique: one.speedup for one in found.bounds}
     aim = "latency" if job.budget.goal == "throughput" else job.budget.goal

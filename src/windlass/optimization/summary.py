@@ -31,6 +31,7 @@ class Told(msgspec.Struct, frozen=True):
     made: trials.Trials
     profile: findings.Profile
     plan: search.Plan
+    clock: Callable[[], float]
 
 
 def report(
@@ -40,10 +41,10 @@ def report(
     notes = list(found.notes)
     layers = _layers(told, found, came, notes)
     form = chosen or told.bench.original
-    settings = _optional(notes, "threads and batches", lambda: _settings(told, form)) or ()
+    settings = _counted(told, notes, "threads and batches", lambda: _settings(told, form)) or ()
     cells: tuple[findings.Parity, ...] = ()
     if chosen is not None:
-        cells = _optional(notes, "the parity matrix", lambda: _parity(told, chosen)) or ()
+        cells = _counted(told, notes, "the parity matrix", lambda: _parity(told, chosen)) or ()
     return findings.Report(
         parent=told.parent,
         reference=told.reference,
@@ -68,13 +69,18 @@ def report(
     )
 
 
-def _optional(notes: list[str], what: str, work: Callable[[], T]) -> T | None:
-    """What tells more of a form and decides nothing: its failure is a note."""
+def _counted(told: Told, notes: list[str], what: str, work: Callable[[], T]) -> T | None:
+    """What tells more of a form and decides nothing: its seconds count, its failure is a note."""
+    started = told.clock()
     try:
         return work()
+    except trials.Failed as e:
+        notes.append(f"{what} could not be measured: {e}")
     except Exception as e:  # noqa: BLE001 - the study is done; a library that fails here must not undo it
         notes.append(f"{what} could not be measured: {type(e).__name__}: {str(e)[:200]}")
-        return None
+    finally:
+        told.made.spent += told.clock() - started
+    return None
 
 
 def _layers(told: Told, found: search.Search, came: outcome.Outcome, notes: list[str]) -> tuple[findings.Layer, ...]:
@@ -98,11 +104,17 @@ def _layers(told: Told, found: search.Search, came: outcome.Outcome, notes: list
             root = found.made(one)
     step = msgspec.structs.replace(last, parameters={k: v for k, v in last.parameters.items() if k != "exclude"})
     out = set(last.parameters.get("exclude", ()))
-    layers = _optional(notes, "how sensitive each layer is", lambda: told.made.layers(root, step, seconds)) or ()
+    try:
+        layers = told.made.layers(root, step, seconds)
+    except trials.Failed as e:
+        notes.append(f"how sensitive each layer is could not be measured: {e}")
+        return ()
     return tuple(msgspec.structs.replace(one, excluded=one.node in out) for one in layers)
 
 
 def _settings(told: Told, form: forms.Form) -> tuple[findings.Setting, ...]:
+    if told.made.left < _LEAST_S:
+        raise trials.Failed("the time was up")
     cores = len(os.sched_getaffinity(0))
     threads = sorted({1, told.bench.threads, cores})
     batches = {rows: told.bench.inputs(rows) for rows in told.plan.batches}
@@ -110,7 +122,8 @@ def _settings(told: Told, form: forms.Form) -> tuple[findings.Setting, ...]:
 
 
 def _parity(told: Told, chosen: forms.Form) -> tuple[findings.Parity, ...]:
-    return parity.matrix(told.bench.original, chosen, told.bench.inputs(1), seconds=_PARITY_S)
+    seconds = max(_LEAST_S, min(_PARITY_S, told.made.left))
+    return parity.matrix(told.bench.original, chosen, told.bench.inputs(1), seconds=seconds)
 
 
 def _asked(told: Told, came: outcome.Outcome) -> dict[str, Any]:

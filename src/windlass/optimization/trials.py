@@ -92,6 +92,7 @@ class Trials:
         self._original = original
         self._made: dict[bytes, Made] = {_key(()): self.original}
         self._counted: set[bytes] = set()
+        self._without_network: set[str] = set()
 
     @property
     def left(self) -> float:
@@ -110,9 +111,12 @@ class Trials:
     def root(self, made: Made) -> forms.Form:
         """The form to put a step on: with its network, where training made it."""
         found = self.form(made)
-        if not made.trained or found.network is not None:
+        if not made.trained or found.network is not None or made.digest in self._without_network:
             return found
-        return self._remember(self._again(made))
+        found = self._again(made)
+        if found.network is None:
+            self._without_network.add(made.digest)
+        return self._remember(found)
 
     def made(self, root: Made, step: forms.Step, seconds: float = 0.0) -> Made:
         """The form of one more step, trained for at most so many seconds. `Failed` says why there is none."""
@@ -181,29 +185,43 @@ class Trials:
         key = ["layers", root.digest, msgspec.to_builtins(step)]
         return self.ask(key, tuple[findings.Layer, ...], lambda: self.instruments.layers(self.root(root), step, go_on))
 
+    def count(self, key: list[Any], seconds: float) -> None:
+        """Seconds that were spent on something else; those of the first time count."""
+        known = self._journal.get(key)
+        if known is None:
+            known = journal.Entry(None, seconds)
+            self._journal.put(key, None, seconds)
+        self.spent += known.seconds
+
     def ask(self, key: list[Any], kind: type[T], work: Callable[[], T]) -> T:
         """What is known under a key, else what the work gives; its seconds count either way. `Failed` is kept too."""
         known = self._journal.get(key)
-        if known is None:
-            started = self._clock()
-            try:
-                value: Any = {"found": msgspec.to_builtins(work())}
-            except Failed as e:
-                value = {"failed": str(e)}
-            except errors.WindlassError as e:
-                value = {"failed": e.message.rstrip(".")}
-            except Exception as e:  # noqa: BLE001 - a library may raise anything; the other candidates go on
-                if _interrupted(e):
-                    raise KeyboardInterrupt from None
-                value = {"failed": f"{type(e).__name__}: {str(e)[:300]}"}
-            known = self._kept(key, value, max(0.0, self._clock() - started))
+        found = None if known is None else _read(known, kind)
+        if known is None or (found is None and _failure(known) is None):
+            known = self._measured(key, work)
+            found = _read(known, kind)
         name = msgspec.json.encode(key)
         if name not in self._counted:
             self._counted.add(name)
             self.spent += known.seconds
-        if "failed" in known.value:
-            raise Failed(known.value["failed"])
-        return msgspec.convert(known.value["found"], kind)
+        if found is None:
+            raise Failed(_failure(known) or "what was found cannot be kept")
+        return found
+
+    def _measured(self, key: list[Any], work: Callable[[], Any]) -> journal.Entry:
+        """What the work gives, or why it failed; kept at once."""
+        started = self._clock()
+        try:
+            value: Any = {"found": msgspec.to_builtins(work())}
+        except Failed as e:
+            value = {"failed": str(e)}
+        except errors.WindlassError as e:
+            value = {"failed": e.message.rstrip(".")}
+        except Exception as e:  # noqa: BLE001 - a library may raise anything; the other candidates go on
+            if _interrupted(e):
+                raise KeyboardInterrupt from None
+            value = {"failed": f"{type(e).__name__}: {str(e)[:300]}"}
+        return self._kept(key, value, max(0.0, self._clock() - started))
 
     def _kept(self, key: list[Any], value: Any, seconds: float) -> journal.Entry:
         try:
@@ -229,6 +247,19 @@ class Trials:
         while len(self._forms) > _IN_MEMORY:
             del self._forms[next(iter(self._forms))]
         return form
+
+
+def _read(known: journal.Entry, kind: type[T]) -> T | None:
+    """What was found; None for a failure, and for what another version of Windlass wrote otherwise."""
+    try:
+        return msgspec.convert(known.value["found"], kind)
+    except (msgspec.ValidationError, KeyError, TypeError):
+        return None
+
+
+def _failure(known: journal.Entry) -> str | None:
+    failed = known.value.get("failed") if isinstance(known.value, dict) else None
+    return failed if isinstance(failed, str) else None
 
 
 def _interrupted(error: BaseException | None) -> bool:
