@@ -33,6 +33,7 @@ PLUGIN_FOLDERS = ("runtimes/", "transforms/", "protocols/", "packaging/capture/"
 # What is loaded only when it is needed because loading costs more than the command it is part of: file -> modules.
 LATE_IMPORTS: dict[str, tuple[str, ...]] = {
     "cli/planes.py": ("windlass.client", "windlass.desired", "windlass.packaging", "windlass.remote"),
+    "optimization/eager.py": ("torch",),
     "packaging/capture/huggingface.py": ("windlass.packaging.capture",),
     "packaging/capture/torch_export.py": ("windlass.packaging.capture",),
     "packaging/capture/torch_module.py": ("windlass.packaging.capture",),

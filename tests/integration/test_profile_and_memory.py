@@ -15,8 +15,8 @@ import windlass as wl
 from windlass import errors, settings
 from windlass.cli import output
 from windlass.cli import profile as command
+from windlass.optimization import eager, measure, profile
 from windlass.optimization import form as forms
-from windlass.optimization import measure, profile
 
 WIDTH = 512
 
@@ -111,3 +111,23 @@ def test_the_command_needs_no_data_and_speaks_json(home: Path) -> None:
 
 def test_more_rows_than_the_package_takes_are_refused(home: Path) -> None:
     assert "takes 4 rows at once, not 5" in str(run(home, "--batch", "5").exception)
+
+
+def test_a_live_module_is_profiled_as_pytorch_runs_it(capfd: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    network = torch.nn.Sequential(torch.nn.Linear(WIDTH, WIDTH), torch.nn.Dropout(0.5), torch.nn.Linear(WIDTH, 4))
+    before = torch.get_num_threads()
+    found = eager.profiled(network.train(), INPUTS, rows=2, seconds=0.3)
+    assert (found.runtime, found.rows, found.threads) == ("torch", 2, 1)
+    calls = {one.kind: one.calls for one in found.operators}
+    assert calls["aten::addmm"] == 2
+    assert "aten::bernoulli_" not in calls
+    assert sum(one.us for one in found.operators) + found.outside_us == pytest.approx(found.us)
+    assert (network.training, torch.get_num_threads()) == (True, before)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_module_that_does_not_take_the_inputs_is_named() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(errors.UsageError, match="does not take the version's inputs"):
+        eager.profiled(torch.nn.Linear(3, 3), INPUTS, rows=2)

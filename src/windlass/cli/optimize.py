@@ -154,8 +154,8 @@ def _job(context: output.Context, reference: str, wishes: Wishes) -> study.Job:
         seed=wishes.seed,
         batches=wishes.batches or study.BATCHES,
         threads=wishes.threads,
-        network=_network(wishes.model) if wishes.model else None,
-        student=(lambda: _network(student)) if student else None,
+        network=network(wishes.model) if wishes.model else None,
+        student=(lambda: network(student)) if student else None,
         teachers=tuple(inspect.open_package(context, each) for each in wishes.teachers),
         train=train,
         replay=replay,
@@ -172,7 +172,7 @@ def _rows(path: Path | None, labels: str | None) -> tuple[dataset.Dataset | None
     return check.data_set(path, labels)
 
 
-def _network(text: str) -> Any:
+def network(text: str) -> Any:
     """What the user's own function makes; it runs here, as the user's code."""
     made = packages.resolve(text)
     if isinstance(made, Path) or not hasattr(made, "state_dict"):

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from windlass import errors, sdk
-from windlass.cli import inspect, output, progress
-from windlass.optimization import findings
+from windlass.cli import inspect, optimize, output, progress
+from windlass.optimization import eager, findings
 from windlass.optimization import form as forms
 from windlass.optimization import profile as profiles
 from windlass.optimization.report import page, words
@@ -31,6 +31,9 @@ _MOST = 12
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of one run.")
 @click.option("--data", type=click.Path(path_type=Path), help="Rows to run: .csv, .npz, .json.  [the golden inputs]")
 @click.option("--labels", help="The column of --data that the model does not take.")
+@click.option(
+    "--model", metavar="MODULE:FACTORY", help="Also the PyTorch module that it came from, as PyTorch runs it."
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write it as one page.")
 @click.pass_obj
 def profile(
@@ -40,6 +43,7 @@ def profile(
     threads: int,
     data: Path | None,
     labels: str | None,
+    model: str | None,
     html: Path | None,
 ) -> None:
     """Show which operators of the version REF take the time of a run, and the most that each technique could gain."""
@@ -54,13 +58,18 @@ def profile(
         form = forms.Form(files=files, runtime=spec.runtime, precision=spec.precision)
         step("running it")
         found = profiles.profile(form, inputs, rows=rows, threads=threads, techniques=profiles.installed())
+        live = None
+        if model is not None:
+            step("running the module")
+            live = eager.profiled(optimize.network(model), inputs, rows=rows, threads=threads)
     if html is not None:
         try:
-            html.write_text(page.profiled(reference, found), encoding="utf-8")
+            html.write_text(page.profiled(reference, found, live), encoding="utf-8")
         except OSError as e:
             raise errors.Unavailable(f"'{html}' cannot be written: {e.strerror}.", hint="Check the path.") from None
         context.say(f"wrote {html}")
-    context.result({"package": package.digest, "profile": msgspec.to_builtins(found)}, lambda: text(found))
+    told = {"package": package.digest, "profile": msgspec.to_builtins(found), "eager": msgspec.to_builtins(live)}
+    context.result(told, lambda: text(found) + (f"\n\nIn PyTorch: {text(live)}" if live is not None else ""))
 
 
 def _inputs(package: archive.Package, rows: int, data: Path | None, labels: str | None) -> tensor.Tensors:

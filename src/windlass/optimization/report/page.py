@@ -167,9 +167,11 @@ def _chosen(found: findings.Report) -> str:
     return _section("The chosen form", "".join(parts) + _list(one.notes))
 
 
-def profiled(reference: str, told: findings.Profile) -> str:
-    """A page of a profile alone."""
+def profiled(reference: str, told: findings.Profile, live: findings.Profile | None = None) -> str:
+    """A page of a profile alone; `live` is that of the network as PyTorch runs it."""
     body = f"<h1>{pages.escaped(reference)}</h1>{_profile(told)}"
+    if live is not None:
+        body += f"<h1>In PyTorch</h1>{_profile(live)}"
     return pages.document(f"{reference}: {told.words}", body, _STYLE)
 
 
