@@ -24,7 +24,9 @@ Ranges: TypeAlias = dict[str, tuple[float, float]]
 _PERCENT = 99.999
 _BINS = 2048
 _LEVELS = 128
-# Rows of one run while whole inner values are fetched, and how many numbers of each are looked at.
+# Ranges change little with more rows than these, and a large model takes its time for each.
+MAX_ROWS = 128
+# Rows of one run, so that inner values stay small, and how many numbers of each are looked at for a histogram.
 _ROWS = 4
 _SAMPLE = 1 << 17
 _FATAL = 4
@@ -39,10 +41,12 @@ def ranges(
 
     `minmax`: the extremes; `percentile`: what 99.999 % lie within; `entropy`: the clipping with the least
     Kullback-Leibler divergence to 128 levels (Migacz, 8-bit inference with TensorRT, 2017). `key` tells graphs apart.
+    The first `MAX_ROWS` rows are looked at.
     `UsageError` without rows, `Unsupported` if the graph does not run on them or answers with what is no number.
     """
     if not rows:
         raise errors.UsageError("static quantization needs rows to calibrate on.", hint="Give data (--data).")
+    rows = tuple(_first(rows, MAX_ROWS))
     asked = (key, method, _digest(rows), tuple(names))
     if asked not in _kept:
         extremes = asked if method == "minmax" else (key, "minmax", *asked[2:])
@@ -66,7 +70,7 @@ def _extremes(model: onnx.ModelProto, names: Sequence[str], rows: Sequence[tenso
             told.graph.node.append(onnx.helper.make_node(operator, [name], [output], keepdims=0))
             told.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
             outputs.append(output)
-    found = np.stack([np.stack(values) for values in _run(told, outputs, rows)])
+    found = np.stack([np.stack(values) for values in _run(told, outputs, list(_pieces(rows)))])
     if not np.isfinite(found).all():
         bad = names[int(np.argwhere(~np.isfinite(found))[0][1]) // 2]
         raise errors.Unsupported(f"the value '{bad}' is not finite on the calibration rows: it has no range.")
@@ -136,7 +140,7 @@ def _divergence(reference: tensor.Array, levels: tensor.Array) -> float:
 
 def _widened(extremes: tuple[float, float]) -> tuple[float, float]:
     low, high = extremes
-    return (low, high) if high > low else (low, low + max(abs(low), 1.0) * 1e-6)
+    return (low, high) if high > low else (low, low + max(abs(low), 1.0) * 1e-3)
 
 
 def _run(
@@ -144,6 +148,7 @@ def _run(
 ) -> Iterator[list[tensor.Array]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for batch in rows:
@@ -155,13 +160,27 @@ def _run(
 def _pieces(rows: Sequence[tensor.Tensors]) -> Iterator[tensor.Tensors]:
     """The same rows a few at a time, where axis 0 of every input is the row."""
     for batch in rows:
-        lengths = {array.shape[:1] for array in batch.values()}
-        if len(lengths) != 1 or lengths == {()}:
-            yield batch
-            continue
-        (length,) = lengths.pop()
-        for start in range(0, length, _ROWS):
-            yield {name: array[start : start + _ROWS] for name, array in batch.items()}
+        for start in range(0, _length(batch) or 1, _ROWS):
+            yield batch if _length(batch) is None else _cut(batch, start, start + _ROWS)
+
+
+def _first(rows: Sequence[tensor.Tensors], most: int) -> Iterator[tensor.Tensors]:
+    for batch in rows:
+        length = _length(batch)
+        if most <= 0:
+            return
+        yield batch if length is None or length <= most else _cut(batch, 0, most)
+        most -= length or 1
+
+
+def _length(batch: tensor.Tensors) -> int | None:
+    """The rows of a batch, None where the inputs do not have the same number."""
+    lengths = {array.shape[0] if array.ndim else None for array in batch.values()}
+    return lengths.pop() if len(lengths) == 1 else None
+
+
+def _cut(batch: tensor.Tensors, start: int, stop: int) -> tensor.Tensors:
+    return {name: array[start:stop] for name, array in batch.items()}
 
 
 def _digest(rows: Sequence[tensor.Tensors]) -> str:

@@ -84,7 +84,7 @@ def census(form: forms.Form) -> Census:
 
 def constants(form: forms.Form) -> Iterable[onnx.TensorProto]:
     """The constants of a form's graph; of those that lie beside it, all but the bytes."""
-    return onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE]).graph.initializer
+    return list(onnx.ModelProto.FromString(form.files[external_data.MODEL_FILE]).graph.initializer)
 
 
 def kind(node: onnx.NodeProto) -> str:
@@ -231,6 +231,11 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return default
 
 
+def is_plain(gemm: onnx.NodeProto) -> bool:
+    """Whether a Gemm only multiplies and adds: nothing is scaled, and what it multiplies is not transposed."""
+    return (attribute(gemm, "alpha", 1.0), attribute(gemm, "beta", 1.0), attribute(gemm, "transA", 0)) == (1.0, 1.0, 0)
+
+
 class Writer:
     """Adds constants and nodes to a graph, under names that it does not have yet.
 
@@ -275,7 +280,29 @@ def _prepare(model: onnx.ModelProto) -> onnx.ModelProto:
             node.name = writer.name(f"{node.op_type}_{number}")
         seen.add(node.name)
     _name_pooling(made)
+    _split_sums(made)
     return made
+
+
+def _split_sums(model: onnx.ModelProto) -> None:
+    """onnxruntime folds any sum behind a product into a Gemm; one that is no constant bias has no integer kernel."""
+    real, writer = weights(model), Writer(model)
+    written: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        written.append(node)
+        folded = node.op_type == "Gemm" and len(node.input) > 2 and node.input[2] and node.input[2] not in real
+        if not folded or node.input[1] not in real or not is_plain(node):
+            continue
+        if attribute(node, "transB", 0):
+            turned = onnx.numpy_helper.to_array(real[node.input[1]]).T
+            node.input[1] = writer.constant(f"{node.input[1]}/turned", turned)
+        product = writer.name(f"{node.output[0]}/product")
+        written.append(writer.node("Add", [product, node.input[2]], node.output[0], f"{node.name}/add"))
+        node.output[0], node.op_type = product, "MatMul"
+        del node.input[2:]
+        del node.attribute[:]
+    del model.graph.node[:]
+    model.graph.node.extend(written)
 
 
 def _name_pooling(model: onnx.ModelProto) -> None:

@@ -32,13 +32,12 @@ _LARGE_TABLE = 1 << 16
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How numbers become integers; `riders` quantizes what lies between products too."""
+    """How numbers become integers; `reduced` keeps weights to 7 bits."""
 
     activations: integers.Type = "QUInt8"
     weights: integers.Type = "QInt8"
     per_channel: bool = True
     reduced: bool = False
-    riders: bool = True
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -82,7 +81,7 @@ def require(nodes: Collection[str], exclude: Collection[str], technique: str) ->
         raise errors.Unsupported(f"'{technique}' does not apply: {why}")
 
 
-def plan(model: onnx.ModelProto, exclude: Collection[str] = (), *, riders: bool = True) -> Plan:
+def plan(model: onnx.ModelProto, exclude: Collection[str] = ()) -> Plan:
     """What to quantize of a prepared graph. A smaller plan needs no range that a larger one does not need."""
     real = graphs.weights(model)
     products: list[onnx.NodeProto] = []
@@ -104,7 +103,7 @@ def plan(model: onnx.ModelProto, exclude: Collection[str] = (), *, riders: bool 
         if node.op_type == "Conv":
             name = _after_clip(node.output[0], readers, outputs)
             values.setdefault(name, name)
-    ridden = _ride(model, values, readers, outputs, {node.name for node in products}) if riders else []
+    ridden = _ride(model, values, readers, outputs, {node.name for node in products})
     names = [[node.name for node in group] for group in (products, tables, ridden)]
     return Plan(tuple(names[0]), tuple(names[1]), tuple(names[2]), values, tuple(left))
 
@@ -138,8 +137,7 @@ def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto]) -> str |
     if node.op_type == "MatMul" and len(weight.dims) != 2:
         return f"its weights have {len(weight.dims)} dimensions."
     if node.op_type == "Gemm":
-        usual = (graphs.attribute(node, "alpha", 1.0), graphs.attribute(node, "beta", 1.0)) == (1.0, 1.0)
-        if not usual or graphs.attribute(node, "transA", 0):
+        if not graphs.is_plain(node):
             return "it scales or transposes what it multiplies."
         if len(node.input) > 2 and list(real[node.input[2]].dims) != [_outputs(node, weight)]:
             return "its bias is not one number for each output."

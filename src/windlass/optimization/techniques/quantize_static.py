@@ -28,19 +28,16 @@ class StaticQuantization:
     def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """Number types, what shares a scale, how ranges are found, and nodes to leave out (`exclude`).
 
-        `operators`: whether what lies between products stays on integers as well. `reduce_range` keeps weights to 7
-        bits, which processors without VNNI need to be exact.
+        `reduce_range` keeps weights to 7 bits, which processors without VNNI need to be exact.
         """
-        found = [
+        return (
             base.Dimension("activations", ("QUInt8", "QInt8")),
             base.Dimension("weights", ("QInt8", "QUInt8")),
             base.Dimension("per_channel", (True, False)),
             base.Dimension("calibrate", calibration.METHODS),
             base.Dimension("reduce_range", (False, True)),
-        ]
-        if not graphs.refusal(form) and pairs.plan(graphs.prepared(form)).riders:
-            found.append(base.Dimension("operators", ("all", "products")))
-        return (*found, base.Dimension(given.EXCLUDE, ()))
+            base.Dimension(given.EXCLUDE, ()),
+        )
 
     @classmethod
     def refusal(cls, form: forms.Form, materials: base.Materials) -> str:
@@ -69,7 +66,7 @@ class StaticQuantization:
         pairs.require(whole.nodes, exclude, cls.name)
         # All that any choice of nodes may need, measured once.
         ranges = calibration.ranges(model, whole.ranges, materials.calibration, chosen["calibrate"], key=form.digest)
-        plan = pairs.plan(model, exclude, riders=chosen.get("operators") != "products")
+        plan = pairs.plan(model, exclude)
         settings = pairs.Settings(
             activations=chosen["activations"],
             weights=chosen["weights"],
@@ -78,4 +75,12 @@ class StaticQuantization:
         )
         made = pairs.quantize(model, plan, ranges, settings)
         step = forms.Step(cls.name, chosen)
-        return graphs.made(form, made, step, expected=materials.signature, precision="int8", left=plan.left)
+        notes = () if exclude else (_told(graphs.health(made)),)
+        return graphs.made(
+            form, made, step, expected=materials.signature, precision="int8", left=plan.left, notes=notes
+        )
+
+
+def _told(health: graphs.Health) -> str:
+    told = f"{health.integer} operators run on integers"
+    return f"{told}; {health.standalone} pairs quantize for nothing." if health.standalone else f"{told}."
