@@ -131,10 +131,12 @@ def _picture(found: findings.Report) -> str:
 
     def put(x: float, y: float, mark: str) -> None:
         across = round((x - low_x) / (high_x - low_x) * (_WIDE - 1))
-        up = round((y - low_y) / (high_y - low_y) * (_HIGH - 1))
-        row = grid[_HIGH - 1 - min(max(up, 0), _HIGH - 1)]
-        left = min(max(across, 0), _WIDE - len(mark))
-        row[left : left + len(mark)] = mark
+        row = _HIGH - 1 - min(max(round((y - low_y) / (high_y - low_y) * (_HIGH - 1)), 0), _HIGH - 1)
+        cells = slice(left := min(max(across, 0), _WIDE - len(mark)), left + len(mark))
+        # Beside what stands there already, if there is room.
+        near = [row + off for off in (0, 1, -1, 2, -2) if 0 <= row + off < _HIGH]
+        free = [each for each in near if set(grid[each][cells]) <= set(" -")]
+        grid[next(iter(free), row)][cells] = mark
 
     for at in range(_WIDE) if most else ():
         put(low_x + (high_x - low_x) * at / (_WIDE - 1), -(most or 0.0), "-")

@@ -32,7 +32,7 @@ table { border-collapse: collapse; font-size: .92rem; }
 td, th { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   font-variant-numeric: tabular-nums; white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } td:first-child, th:first-child, .text { text-align: left; }
-td.text { min-width: 12rem; max-width: 40rem; white-space: normal; }
+td.text { min-width: 17rem; max-width: 40rem; white-space: normal; }
 figure { margin: 1rem 0; overflow-x: auto; } figcaption { font-weight: 600; margin-bottom: .3rem; }
 svg { max-width: 100%; min-width: 34rem; height: auto; display: block; }
 svg text { font-size: 12px; fill: var(--soft); }

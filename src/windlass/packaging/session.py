@@ -204,9 +204,9 @@ def _resemblance(session: Session) -> samples.Resemblance | None:
     )
     if not found.enough:
         raise errors.GateRefused(
-            f"The package answers differently on this processor: {found.words}. "
-            f"It was made on '{found.made_on}', and this is '{found.here}'.",
-            hint="Optimize its parent again here, or with a quantization that no processor saturates (reduce_range, or "
-            "weights of QUInt8). Until then, use its parent.",
+            f"The package answers differently on this processor: {found.words}. It was made on '{found.made_on}', and "
+            f"this is '{found.here}': optimize its parent again here, or with a quantization that no processor "
+            "saturates (reduce_range, or weights of QUInt8).",
+            hint="Until then, use its parent.",
         )
     return found

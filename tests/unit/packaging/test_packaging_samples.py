@@ -98,7 +98,8 @@ class TestSession:
             session.open(package(drawn(wrong=10), golden=golden))
         assert ELSEWHERE in caught.value.message
         assert verdicts.isa() in caught.value.message
-        assert "Optimize its parent again here" in caught.value.hint
+        assert "optimize its parent again here" in caught.value.message, "probation hands on no hint"
+        assert "use its parent" in caught.value.hint
 
     def test_goldens_that_are_not_finite_are_no_matter_of_the_sample(self) -> None:
         broken = OFF.copy()
