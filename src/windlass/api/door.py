@@ -7,10 +7,12 @@ let a request through to a route that declares no permission, nor remember a key
 from __future__ import annotations
 
 import asyncio
+import collections
+import contextlib
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -39,9 +41,14 @@ _PORT = re.compile(r":[0-9]{1,5}\Z")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 # Between two parts of a body.
 _SILENCE_S = 60.0
+# What one key may have on record in a minute: refusals beyond that are counted, and told with the next one's.
+_NOTED, _MINUTE_S = 100, 60.0
+# Answers without an end that one key may read at once.
+_STREAMS = 16
 # What a browser says of a request that another site's page made it send.
 _OWN_SITE = ("same-origin", "none")
 _NO_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+_STREAM = "text/event-stream"
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -73,6 +80,9 @@ class Door:
         # An IPv6 address stands in brackets in a URL.
         self._hosts = frozenset(named | {f"[{host}]" for host in named if ":" in host and not host.startswith("[")})
         self._clock = clock
+        # By key: since when refusals are counted, and how many came; and how many streams are open.
+        self._refused: dict[str, tuple[float, int]] = {}
+        self._streams: collections.Counter[str] = collections.Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or hand on."""
@@ -99,7 +109,8 @@ class Door:
 
         try:
             found = await self._admit(scope, headers)
-            await self._app(scope, _limited(receive, found.route.max_body), tell)
+            with self._streaming(scope["caller"], found.route):
+                await self._app(scope, _limited(receive, found.route.max_body), tell)
         except requests.ClientDisconnect:
             # Who asked is gone, in the middle of a body: there is nobody to answer.
             return
@@ -166,9 +177,33 @@ class Door:
             raise errors.Unauthenticated("this key is not valid.", hint="Make another: windlass keys create NAME")
         return access.caller_of(listed)
 
+    @contextlib.contextmanager
+    def _streaming(self, caller: access.Caller, route: routes.Route) -> Iterator[None]:
+        """Count an answer that has no end; `RateLimited` if the key reads as many as it may."""
+        if route.media != _STREAM:
+            yield
+            return
+        if self._streams[caller.id] >= _STREAMS:
+            raise errors.RateLimited(f"this key reads {_STREAMS} streams already.", hint="Close one.", retry_after_s=5)
+        self._streams[caller.id] += 1
+        try:
+            yield
+        finally:
+            self._streams[caller.id] -= 1
+
     def _note(self, caller: access.Caller, route: routes.Route) -> None:
-        """Put a refusal on record."""
-        detail = {"method": route.method, "path": route.path, "permission": route.permission}
+        """Put a refusal on record, of many in a minute the first ones."""
+        now = self._clock()
+        began, count = self._refused.get(caller.id, (0.0, 0))
+        unsaid = 0
+        if not 0 <= now - began < _MINUTE_S:
+            began, count, unsaid = now, 0, max(0, count - _NOTED)
+        self._refused[caller.id] = began, count + 1
+        if count >= _NOTED:
+            return
+        detail: dict[str, Any] = {"method": route.method, "path": route.path, "permission": route.permission}
+        if unsaid:
+            detail["not_noted_before"] = unsaid
         with self._rows.write() as connection:
             audit.append(
                 connection,
@@ -177,7 +212,7 @@ class Door:
                 subject=f"key/{caller.id}",
                 reason="",
                 detail=detail,
-                now=self._clock(),
+                now=now,
             )
 
     def _check_host(self, host: str) -> None:

@@ -23,6 +23,7 @@ import uvicorn
 
 from windlass import errors, references, settings
 from windlass.api import app as apps
+from windlass.api import connections
 from windlass.cli import output, planes, serve
 from windlass.client import control
 from windlass.controller import loop
@@ -236,7 +237,7 @@ def _uvicorn(app: Any, tls: spec.Tls | None) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
         # The other parser has no limit for headers.
-        http="h11",
+        http=connections.Http,
         h11_max_incomplete_event_size=65_536,
         ws="none",
         limit_concurrency=_AT_ONCE,
