@@ -15,7 +15,7 @@ import torch
 
 from windlass.optimization import calibration, graphs, pairs
 from windlass.optimization import form as forms
-from windlass.optimization.techniques import base, prune_structural, prune_unstructured, quantize_aware
+from windlass.optimization.techniques import base, prune_unstructured, quantize_aware
 from windlass.optimization.training import export, networks, rounding
 from windlass.packaging import session
 from windlass.runtimes import base as runtimes
@@ -81,7 +81,6 @@ def test_training_for_integers_wins_back_what_rounding_loses(
     assert tuned.notes[-1].startswith("4 of 4 products were trained with rounding. Training: its")
     model = graphs.read(tuned)
     assert {node.op_type for node in model.graph.node} >= {"QuantizeLinear", "DequantizeLinear", "Conv", "Gemm"}
-    assert quantize_aware.QuantizationAware.apply(original, {}, materials).files == tuned.files
 
 
 def test_the_form_answers_as_the_network_that_was_trained_with_rounding(tmp_path: Path) -> None:
@@ -107,16 +106,11 @@ def test_the_form_answers_as_the_network_that_was_trained_with_rounding(tmp_path
     model.unload()
     assert np.abs(found - clipped).max() < 0.02
     assert np.abs(found - trained_answers).max() > 0.2
-
-
-def test_an_excluded_node_stays_as_it_is(trained: Any, trainable: ModuleType, tmp_path: Path) -> None:
-    materials = trainable.materials(tmp_path)
-    original = trainable.form(trained, tmp_path)
-    nodes = quantize_aware.QuantizationAware.nodes(original)
-    made = quantize_aware.QuantizationAware.apply(original, {"exclude": [nodes[-1]], "epochs": 2}, materials)
-    assert [left.node for left in made.left] == [nodes[-1]]
-    assert made.steps == (forms.Step("quantize_aware", {"exclude": [nodes[-1]], "epochs": 2}),)
-    assert "3 of 3 products" in made.notes[-1]
+    last = quantize_aware.QuantizationAware.nodes(original)[-1]
+    assert quantize_aware._layers(original, (last,)) == (["0"], {"2"})
+    without = quantize_aware._integers(original, original, {"0": (-1.0, 1.0)}, {"2"}, materials, "now")
+    assert [left.node for left in without.left] == [last]
+    assert "1 of 1 products" in without.notes[-1]
 
 
 def test_sparse_and_integer_weights_travel_as_a_fifth(trained: Any, trainable: ModuleType, tmp_path: Path) -> None:
@@ -131,13 +125,3 @@ def test_sparse_and_integer_weights_travel_as_a_fifth(trained: Any, trainable: M
     assert both.name == "prune_unstructured + quantize_aware"
     assert deflated(both) < 0.2 * deflated(original)
     assert accuracy(original, trainable) - accuracy(both, trainable) < 0.02
-
-
-def test_fewer_channels_answer_nearly_as_well(trained: Any, trainable: ModuleType, tmp_path: Path) -> None:
-    materials = trainable.materials(tmp_path)
-    original = trainable.form(trained, tmp_path)
-    small = prune_structural.StructuralPruning.apply(original, {}, materials)
-    assert small.network.first.out_channels == trained.first.out_channels // 2
-    assert small.size < 0.65 * original.size
-    assert accuracy(original, trainable) - accuracy(small, trainable) < 0.02
-    assert [item.node for item in small.left] == ["head"]

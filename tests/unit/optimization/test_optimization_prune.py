@@ -116,7 +116,7 @@ def test_a_network_with_nothing_to_take_out_is_refused() -> None:
         prune_structural.prune(torch.nn.Sequential(torch.nn.Linear(8, 32)), ("input",), {"input": ROWS[:, 0, 0]}, 0.5)
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 2048), st.floats(0.01, 0.99))
 def test_whole_blocks_stay(channels: int, ratio: float) -> None:
     out = prune_structural._surplus(channels, ratio)
@@ -127,7 +127,7 @@ def test_whole_blocks_stay(channels: int, ratio: float) -> None:
     assert left == block or abs(left - channels * (1 - ratio)) <= block / 2 + 1e-6
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.sampled_from([0.5, 0.7, 0.9]), st.integers(1, 40))
 def test_more_and_more_weights_are_zero_and_none_comes_back(sparsity: float, steps: int) -> None:
     rng = np.random.default_rng(steps)

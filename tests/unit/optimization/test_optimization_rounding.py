@@ -33,7 +33,7 @@ def rounded(weights: Any, rows: Any) -> torch.nn.Sequential:
     return network
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(arrays.arrays(np.float32, (3, 5), elements=NUMBERS))
 def test_weights_are_rounded_as_the_graph_holds_them(weights: Any) -> None:
     network = linear(weights)
@@ -48,7 +48,7 @@ def test_weights_are_rounded_as_the_graph_holds_them(weights: Any) -> None:
     ).all()
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(arrays.arrays(np.float32, (4, 3), elements=NUMBERS), arrays.arrays(np.float32, (4, 3), elements=NUMBERS))
 def test_inputs_are_rounded_as_the_graph_rounds_them(seen: Any, asked: Any) -> None:
     network = rounded(np.eye(3, dtype=np.float32), seen)
@@ -103,7 +103,7 @@ def test_taking_it_away_leaves_the_network_as_it_was() -> None:
     assert network.state_dict().keys() == plain.state_dict().keys()
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 1000))
 def test_layers_are_known_again_after_normalization_was_folded_in(seed: int) -> None:
     rng = np.random.default_rng(seed)

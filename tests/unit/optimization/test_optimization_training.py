@@ -86,7 +86,7 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None
     assert weights(other.network) != weights(first.network)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(stop=st.integers(1, 32))
 def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     tmp_path_factory: pytest.TempPathFactory, stop: int
@@ -278,7 +278,7 @@ def test_a_network_without_weights_is_refused() -> None:
         fit.fit(torch.nn.Identity(), base.Lesson({"x": np.ones((9, 3), np.float32)}, np.zeros(9, int), {}, None), PLAN)
 
 
-@settings(deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(logits=st.lists(st.floats(-20, 20), min_size=1, max_size=8), right=st.integers(0, 1))
 def test_one_score_is_that_of_the_second_of_two_classes(logits: list[float], right: int) -> None:
     score = torch.tensor(logits)

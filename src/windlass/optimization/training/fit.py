@@ -194,10 +194,12 @@ class _Loop:
         while not self.progress.ended:
             self.run.step(self.progress.steps, self.progress.total)
             self.progress.steps += 1
-            self._fit_into_time()
-            if self._due():
+            due = self._due()
+            if due:
                 self._evaluate()
-            self._end()
+            if self.progress.steps == _TIMED_AFTER or (due and self.progress.steps > _TIMED_AFTER):
+                self._fit_into_time()
+            self._end(due=due)
             if self.progress.ended or self.clock() - self.written >= _KEPT_EVERY_S:
                 self._write()
         if not self.best:
@@ -259,24 +261,23 @@ class _Loop:
             self.best = self.run.weights()
 
     def _fit_into_time(self) -> None:
-        """Once it is known how long a step takes: as many steps as the time allows."""
-        if self.progress.steps != _TIMED_AFTER or self.progress.total <= _TIMED_AFTER:
-            return
-        one = (self._elapsed() - self.asking) / _TIMED_AFTER
-        left = _MARGIN * (self.plan.seconds - self._elapsed()) - EVALUATIONS * self.asking
-        allowed = _TIMED_AFTER + max(1, int(left / one)) if one > 0 else self.progress.total
-        if allowed < self.progress.total:
-            self.progress.limited = f" of {self.progress.total}, as many as {self.plan.seconds:.3g} s allow"
-            self.progress.total = allowed
+        """As many steps as the time allows at the pace so far."""
+        steps, total = self.progress.steps, self.progress.total
+        one = max(0.0, self._elapsed() - self.asking * len(self.progress.history)) / steps
+        left = _MARGIN * (self.plan.seconds - self._elapsed())
+        left -= self.asking * max(0, EVALUATIONS + 1 - len(self.progress.history))
+        if steps < total and one * (total - steps) > left:
+            self.progress.total = steps + max(1, int(left / one))
+            self.progress.limited = f" of {self.run.steps}, as many as {self.plan.seconds:.3g} s allow,"
 
-    def _end(self) -> None:
-        """Say why it ends, if it does."""
-        if self._given_up():
+    def _end(self, *, due: bool) -> None:
+        """Say why it ends, if it does; `due`: the holdout was just asked."""
+        if due and self._given_up():
             self.best, self.progress.best = {}, None
         elif self.progress.steps >= self.progress.total:
             self.progress.ended = f"its {self.progress.total} steps{self.progress.limited} were done"
         elif self._elapsed() >= self.plan.seconds:
-            if not self._due():
+            if not due:
                 self._evaluate()
             told = f"{self.progress.steps} of {self.progress.total} steps"
             self.progress.ended = f"its {self.plan.seconds:.3g} s were used up after {told}"
@@ -285,7 +286,7 @@ class _Loop:
     def _given_up(self) -> bool:
         """Whether the best loss so far stayed above the reference's, when it should have learned."""
         history = self.progress.history
-        if len(history) <= _PATIENCE or not self._due():
+        if len(history) <= _PATIENCE:
             return False
         # What knows nothing yet and is still learning may only be slow.
         if not self.plan.reference and min(history[-_PATIENCE:]) < min(history[:-_PATIENCE]):
