@@ -38,7 +38,7 @@ class LowRank:
     def dimensions(cls, form: forms.Form) -> tuple[base.Dimension, ...]:
         """The share of the energy that is kept, and nodes to leave whole."""
         return (
-            base.Dimension("energy", (0.99, 0.999, 0.95, 0.9, 0.8, 0.65, 0.5)),
+            base.Dimension("energy", (0.999, 0.99, 0.95, 0.9, 0.8, 0.65, 0.5)),
             base.Dimension(parameters.EXCLUDE, ()),
         )
 
