@@ -97,11 +97,11 @@ class Frame(NamedTuple):
             across, _ = self.at(x, self.y.low)
             parts.append(f'<text x="{across:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{number(x)}</text>')
         parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-        middle, across = (left + right) / 2, f"translate(14 {self.height / 2:.0f}) rotate(-90)"
+        middle, turned = (left + right) / 2, f"translate(14 {self.height / 2:.0f}) rotate(-90)"
         parts.append(
             f'<text x="{middle:.0f}" y="{self.height - 6}" text-anchor="middle">{escaped(self.x.label)}</text>'
         )
-        parts.append(f'<text transform="{across}" text-anchor="middle">{escaped(self.y.label)}</text>')
+        parts.append(f'<text transform="{turned}" text-anchor="middle">{escaped(self.y.label)}</text>')
         return "".join(parts)
 
 
