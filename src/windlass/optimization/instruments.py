@@ -21,6 +21,7 @@ from windlass.optimization import (
     findings,
     graphs,
     measure,
+    profile,
     runnable,
     sensitivity,
     trials,
@@ -63,7 +64,6 @@ class Workbench:
         self.split = split
         self.materials = materials
         self.judge = accuracy.Judge(parent, split.search, setting.metric, seed=setting.seed, slices=setting.slices)
-        self.profile: findings.Profile | None = None
         self.techniques = techniques
         self.threads = setting.threads
         self._setting = setting
@@ -169,7 +169,10 @@ class Workbench:
             opened = self._opened(form)
             return tuple(opened.run(batch) for batch in rows)
 
-        us = {node.name: node.us for node in self.profile.slowest} if self.profile is not None else {}
+        # As they are written: nodes that onnxruntime fuses would go by other names.
+        written = forms.Form({"model.onnx": graphs.prepared(root).SerializeToString()})
+        timed = profile.nodes(written, self.inputs(1), threads=self.threads, level="none")
+        us = {node.name: node.us for node in timed}
         original = tuple(self._baseline.run(batch) for batch in rows)
         return sensitivity.layers(nodes, make, answers, original, us=us, go_on=go_on)
 

@@ -246,7 +246,6 @@ def _measured(
     try:
         progress("profiling it")
         found = made.ask(["profile"], findings.Profile, lambda: _profiled(bench, job))
-        bench.profile = found
         plan = _plan(job, bench.techniques, found)
         progress(f"measuring the original at {' and '.join(choice.told_rows(rows) for rows in plan.batches)}")
         before = made.spent
