@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,15 +21,12 @@ _FAR = 10.0
 def explore(found: search.Search) -> None:
     """Multi-objective search under constraints (Bergstra et al., 2011: TPE; Deb's constrained domination).
 
-    It maximizes the gain at the goal and minimizes the loss; the constraint is what is beyond the budget. It begins
-    with what the greedy search has measured.
+    It maximizes the gain at the goal and minimizes the loss; the constraint is what is beyond the budget.
     """
     space = _space(found)
     if not space:
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=found.plan.seed, constraints_func=_constraints, n_startup_trials=5)
+    sampler = optuna.samplers.TPESampler(seed=found.plan.seed, n_startup_trials=5)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
     for _ in range(found.plan.trials):
@@ -44,7 +40,7 @@ def explore(found: search.Search) -> None:
         }
         root = _root(found, trial, name)
         tried = found.attempt(root, name, parameters) if found.applies(root, name) else None
-        trial.set_user_attr("beyond", _beyond(found, tried))
+        trial.set_constraint("beyond the budget", _beyond(found, tried))
         if tried is None or tried.judged is None or not tried.timings:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
@@ -76,7 +72,3 @@ def _beyond(found: search.Search, tried: findings.Candidate | None) -> float:
     if tried is None or tried.verdict == "failed":
         return _FAR
     return choice.excess(choice.faults(found.plan.asked, found.baseline, tried))
-
-
-def _constraints(trial: Any) -> tuple[float]:
-    return (float(trial.user_attrs.get("beyond", _FAR)),)

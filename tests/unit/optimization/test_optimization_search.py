@@ -280,6 +280,17 @@ def test_no_limit_of_accuracy_takes_any_loss(tmp_path: Path) -> None:
     assert "no limit was set" in came.sentence
 
 
+def test_trials_draw_more_forms_and_the_same_ones_each_time(tmp_path: Path) -> None:
+    choices = tuple((key, ("a", "b", "c")) for key in ("one", "two", "three"))
+    effects = {"quantize": Effect(speed=2.0, choices=choices), "other": Effect(speed=1.5, choices=choices)}
+    fewer, _ = study(World(effects), tmp_path / "none", budget.Budget())
+    first, _ = study(World(effects), tmp_path / "first", budget.Budget(), extra=12)
+    again, _ = study(World(effects), tmp_path / "again", budget.Budget(), extra=12)
+    assert len(fewer.candidates) < len(first.candidates) <= len(fewer.candidates) + 12
+    assert [one.steps for one in first.candidates] == [one.steps for one in again.candidates]
+    assert first.verdict == "optimized"
+
+
 EFFECTS = st.builds(
     Effect,
     speed=st.sampled_from([0.5, 0.95, 1.0, 1.03, 1.2, 2.0, 3.5]),
