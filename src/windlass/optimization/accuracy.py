@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from windlass import errors
@@ -71,6 +72,9 @@ class Judge:
         alike = likeness.compare(zip(answered, self._originals, strict=True), self._task.scores)
         given = self._given(answered)
         found = self._drop(self.metric, given, np.arange(self._rows.rows), level)
+        if self._rows.synthetic:
+            # Rows that nobody sent bound nothing: all may be lost, unless the outputs are nearly the same.
+            found = msgspec.structs.replace(found, high=found.drop if _tight(alike) else max(1.0, found.high))
         cut = []
         for one in self._slices:
             # R2 says nothing of a slice whose labels are all alike.
@@ -105,7 +109,7 @@ class Judge:
         if most is None:
             return ""
         if self._rows.synthetic:
-            if like.sqnr_db >= TIGHT_DB and like.cosine >= TIGHT_COSINE and like.agreement in (None, 1.0):
+            if _tight(like) and drop.high <= most:
                 return ""
             return (
                 f"its outputs differ from the original's (signal to noise {like.sqnr_db:.1f} dB, cosine "
@@ -214,6 +218,10 @@ class Judge:
             return three
         found = np.unique(np.concatenate(three).astype(str), return_inverse=True)[1].reshape(3, -1)
         return found[0], found[1], found[2]
+
+
+def _tight(like: findings.Likeness) -> bool:
+    return like.sqnr_db >= TIGHT_DB and like.cosine >= TIGHT_COSINE and like.agreement in (None, 1.0)
 
 
 def truth(parent: session.Session, rows: data.Rows, metric: str | None = None) -> tensor.Array | None:

@@ -173,6 +173,8 @@ def test_without_data_only_nearly_the_same_passes(classes: Case) -> None:
         return {"y": classes.run(inputs)["y"] * np.array([1.1, 1, 1, 1, 1, 1], np.float32)}
 
     assert "without data" in judge.why_not(judge.judge(off), 0.9)
+    assert not accuracy.accepts(judge.judge(off), 0.9)
+    assert accuracy.accepts(judge.judge(classes.run), 0.005)
     assert judge.why_not(judge.judge(off), None) == ""
 
 
