@@ -193,7 +193,7 @@ class _Loop:
             self._evaluate()
         while not self.progress.ended:
             self.run.step(self.progress.steps, self.progress.total)
-            self.progress.steps += 1
+            self._now(steps=self.progress.steps + 1)
             due = self._due()
             if due:
                 self._evaluate()
@@ -209,7 +209,7 @@ class _Loop:
         self.say(f"Trained {self.progress.steps} steps: {self.progress.ended}.")
         return Fitted(
             network=self.run.network.eval(),
-            history=tuple(self.progress.history),
+            history=self.progress.history,
             steps=self.progress.steps,
             seconds=self.progress.seconds,
             stopped=self.progress.ended,
@@ -230,12 +230,15 @@ class _Loop:
         return True
 
     def _write(self) -> None:
-        self.progress.seconds = self._elapsed()
+        self._now(seconds=self._elapsed())
         tensors = {"best": self.best}
         if not self.progress.ended:
             tensors |= {"now": self.run.weights(), "adam": state.optimizer_tensors(self.run.optimizer)}
         self.saved.write(self.progress, tensors)
         self.written = self.clock()
+
+    def _now(self, **changes: Any) -> None:
+        self.progress = msgspec.structs.replace(self.progress, **changes)
 
     def _elapsed(self) -> float:
         return self.before + self.clock() - self.since
@@ -253,11 +256,11 @@ class _Loop:
         self.asking = self.clock() - began
         # JSON has no infinity.
         loss = loss if math.isfinite(loss) else _HOPELESS
-        self.progress.history.append(loss)
+        self._now(history=(*self.progress.history, loss))
         self.say(f"step {self.progress.steps} of {self.progress.total}: holdout loss {loss:.4g}")
         settled = self._part() >= self.plan.settled
         if settled and loss < _HOPELESS and (self.progress.best is None or loss < self.progress.best):
-            self.progress.best = loss
+            self._now(best=loss)
             self.best = self.run.weights()
 
     def _fit_into_time(self) -> None:
@@ -267,21 +270,22 @@ class _Loop:
         left = _MARGIN * (self.plan.seconds - self._elapsed())
         left -= self.asking * max(0, EVALUATIONS + 1 - len(self.progress.history))
         if steps < total and one * (total - steps) > left:
-            self.progress.total = steps + max(1, int(left / one))
-            self.progress.limited = f" of {self.run.steps}, as many as {self.plan.seconds:.3g} s allow,"
+            limited = f" of {self.run.steps}, as many as {self.plan.seconds:.3g} s allow,"
+            self._now(total=steps + max(1, int(left / one)), limited=limited)
 
     def _end(self, *, due: bool) -> None:
         """Say why it ends, if it does; `due`: the holdout was just asked."""
         if due and self._given_up():
-            self.best, self.progress.best = {}, None
+            self.best = {}
+            self._now(best=None)
         elif self.progress.steps >= self.progress.total:
-            self.progress.ended = f"its {self.progress.total} steps{self.progress.limited} were done"
+            self._now(ended=f"its {self.progress.total} steps{self.progress.limited} were done")
         elif self._elapsed() >= self.plan.seconds:
             if not due:
                 self._evaluate()
             told = f"{self.progress.steps} of {self.progress.total} steps"
-            self.progress.ended = f"its {self.plan.seconds:.3g} s were used up after {told}"
-        self.progress.seconds = self._elapsed()
+            self._now(ended=f"its {self.plan.seconds:.3g} s were used up after {told}")
+        self._now(seconds=self._elapsed())
 
     def _given_up(self) -> bool:
         """Whether the best loss so far stayed above the reference's, when it should have learned."""
@@ -296,9 +300,9 @@ class _Loop:
             part = min(1.0, (len(seen) - 1) / EVALUATIONS)
             if part < _LEARNED_BY or min(seen) <= self._reference(part):
                 return False
-        self.progress.ended = (
-            f"given up at step {self.progress.steps} of {self.progress.total}: the holdout loss, {min(history):.3g} at "
-            f"best, stayed above {self._reference(self._part()):.3g}"
+        self._now(
+            ended=f"given up at step {self.progress.steps} of {self.progress.total}: the holdout loss, "
+            f"{min(history):.3g} at best, stayed above {self._reference(self._part()):.3g}"
         )
         return True
 

@@ -18,7 +18,7 @@ from windlass.types import tensor_codec
 _PROGRESS = "progress"
 
 
-class Progress(msgspec.Struct, forbid_unknown_fields=True):
+class Progress(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a run is: `steps` of `total` batches after `seconds`; `best` is the lowest holdout loss that counts.
 
     `history` are the holdout losses so far; `limited` says that the time allows no more steps; `ended` says why it
@@ -30,7 +30,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
     steps: int = 0
     seconds: float = 0.0
     best: float | None = None
-    history: list[float] = []
+    history: tuple[float, ...] = ()
     limited: str = ""
     ended: str = ""
 
