@@ -23,10 +23,14 @@ ALONE = (
     "integration/test_counters_killed.py",
     "integration/test_load_generator.py",
     "integration/test_worst_request.py",
+    "e2e/drills/test_",
+    "e2e/test_bench",
+    "e2e/test_reload_memory",
     *(
-        f"e2e/{name}"
-        for name in ("drills/test_", "test_arms", "test_bench", "test_reload_memory", "test_server_", "test_shadow")
+        f"e2e/test_server_{name}"
+        for name in ("ends", "fuzz", "keys", "lifecycle", "log", "overload", "updates", "workers")
     ),
+    "e2e/test_shadow",
 )
 # What their tests share (servers, models) is made once a file, not once in each process.
 WHOLE = ("conformance/test_capture", "e2e/", "integration/test_capture_torch.py", "integration/test_gate")

@@ -88,7 +88,6 @@ def connected() -> tuple[connections.Http, Transport, Loop]:
     return made, transport, loop
 
 
-@pytest.mark.threat("V8")
 @given(st.integers(0, len(HEAD) - 1), st.integers(1, 5))
 def test_a_head_that_does_not_end_ends_the_connection(sent: int, parts: int) -> None:
     made, transport, loop = connected()
