@@ -7,6 +7,7 @@ that is not there.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -92,6 +93,30 @@ def rows(parent: session.Session, data: dataset.Dataset, labels: str | None = No
     """All rows of a data set in their order, such as those to train on; `UsageError` as `split`."""
     truth, columns = _apart(parent, data, labels)
     return _rows(parent, columns, truth, {}, np.arange(data.rows), data.digest, ordered=False)
+
+
+def unseen(train: Rows, split: Split) -> tensor.Array:
+    """The numbers of the rows to train on that no part of the split holds, as the model takes them (int64 `[rows]`).
+
+    `UsageError` if there is none: every form would look better than it is.
+    """
+    judged = {one for part in (split.calibration, split.search, split.final) for one in _marks(part)}
+    left = np.array([row for row, one in enumerate(_marks(train)) if one not in judged], np.int64)
+    if not left.size:
+        raise errors.UsageError(
+            "the rows to train on are those to judge on: every form would look better than it is.",
+            hint="Keep rows apart for --data that no training has seen.",
+        )
+    return left
+
+
+def _marks(rows: Rows) -> Iterator[bytes]:
+    """Of each row a mark that equal rows share. Zeros at the end may be what fills a row up to its batch's longest."""
+    for batch in rows.batches:
+        named = sorted(batch.items())
+        for row in range(len(named[0][1])):
+            parts = (hashlib.sha256(values[row].tobytes().rstrip(b"\0")).digest() for _, values in named)
+            yield b"".join(parts)
 
 
 def synthetic(parent: session.Session, *, seed: int = 0) -> Split:

@@ -123,8 +123,9 @@ class Workbench:
         )
 
     def footprint(self, form: forms.Form, peak: bool) -> findings.Footprint:
-        """Its bytes; the peak of memory in a child, at the largest batch."""
-        return measure.footprint(form, self.inputs(max(self._setting.batches)), threads=self.threads, peak=peak)
+        """Its bytes; the peak of memory in a child, at the largest batch of the longest rows."""
+        largest = self._first(max(self._setting.batches), self.split.search.batches[-1])
+        return measure.footprint(form, largest, threads=self.threads, peak=peak)
 
     def confirm(self, form: forms.Form, level: float) -> findings.Judged:
         """On the rows that no choice has seen."""
@@ -177,11 +178,15 @@ class Workbench:
         return sensitivity.layers(nodes, make, answers, original, us=us, go_on=go_on)
 
     def inputs(self, rows: int) -> tensor.Tensors:
-        """So many rows as the model takes them: the first real ones, again where there are fewer."""
-        first = self.split.search.batches[0]
+        """So many rows as the model takes them: real ones of the middle, as texts lie from short to long."""
+        batches = self.split.search.batches
+        return self._first(rows, batches[len(batches) // 2])
+
+    def _first(self, rows: int, batch: tensor.Tensors) -> tensor.Tensors:
+        """The first rows of a batch, again where there are fewer."""
         if not self.parent.contract.signature.batched:
-            return first
-        return {name: np.take(value, np.arange(rows) % len(value), axis=0) for name, value in first.items()}
+            return batch
+        return {name: np.take(value, np.arange(rows) % len(value), axis=0) for name, value in batch.items()}
 
     def _unseen(self) -> accuracy.Judge:
         """The judge of the final rows; the original answers them when they are first needed."""

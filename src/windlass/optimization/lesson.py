@@ -1,7 +1,7 @@
 """What training learns from: a person's rows to train on, their labels, and what teachers answer.
 
-Called by `study` where a live network and rows are given. Must never let a row be learned from and stop the training
-early as well.
+Called by `study` where a live network and rows are given. Must never let a row be learned from that stops the training
+early, or that forms are judged on.
 """
 
 from __future__ import annotations
@@ -27,28 +27,36 @@ def of(
     labels: str | None,
     teachers: Sequence[archive.Package],
     *,
+    judged: data.Split,
     seed: int,
-) -> base.Lesson:
-    """The lesson of a data set; a tenth of its rows are held out. `UsageError` if the rows do not fit the model."""
+) -> tuple[base.Lesson, tuple[str, ...]]:
+    """The lesson of a data set, a tenth of its rows held out; and in sentences what was left out of it.
+
+    Rows that are judged on are not learned from. `UsageError` if the rows do not fit the model, or are too few.
+    """
     found = data.rows(parent, train, labels)
-    if found.rows < _LEAST_ROWS:
-        raise errors.UsageError(f"{found.rows} rows are too few to train on: at least {_LEAST_ROWS} are needed.")
+    kept = data.unseen(found, judged)
+    if len(kept) < _LEAST_ROWS:
+        raise errors.UsageError(f"{len(kept)} rows are too few to train on: at least {_LEAST_ROWS} are needed.")
+    shared = found.rows - len(kept)
+    notes = (f"{shared} rows to train on are judged on as well: they were not learned from.",) if shared else ()
     inputs = _whole(found.batches)
     truth = accuracy.truth(parent, found)
     if truth is not None and truth.dtype.kind == "f":
         truth = truth.astype(np.float32)
     answers = [_answers(teacher, found) for teacher in teachers]
-    order = np.random.default_rng(seed).permutation(found.rows)
-    held = order[: min(_MOST_HOLDOUT, max(1, int(_HOLDOUT * found.rows)))]
+    order = np.random.default_rng(seed).permutation(kept)
+    held = order[: min(_MOST_HOLDOUT, max(1, int(_HOLDOUT * len(kept))))]
     learned = np.sort(order[len(held) :])
     held = np.sort(held)
-    return base.Lesson(
+    made = base.Lesson(
         inputs={name: value[learned] for name, value in inputs.items()},
         labels=None if truth is None else truth[learned],
         holdout_inputs={name: value[held] for name, value in inputs.items()},
         holdout_labels=None if truth is None else truth[held],
         teachers=tuple(answer[learned] for answer in answers),
     )
+    return made, notes
 
 
 def _whole(batches: Sequence[tensor.Tensors]) -> tensor.Tensors:

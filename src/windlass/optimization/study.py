@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from windlass.optimization import (
     instruments,
     journal,
     lesson,
+    live,
     outcome,
     phrases,
     profile,
@@ -36,6 +36,7 @@ from windlass.optimization import (
 from windlass.optimization import form as forms
 from windlass.optimization.techniques import base
 from windlass.packaging import archive, dataset, session, verdicts
+from windlass.security import temporary
 from windlass.types import refs
 
 # What a form takes to be made, beside being timed and judged, before anything is known of it.
@@ -211,10 +212,17 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
         parent = session.open(job.parent, where="apart" if apart else "here")
         held.callback(parent.close)
         job = _fitting(job, parent)
+        if job.network is not None:
+            progress("asking the network that is said to be behind it")
+            live.require(job.network, parent)
         progress("splitting the rows, and asking the original")
         split = _split(job, parent)
         techniques, missing = _techniques(job)
-        work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="windlass-optimize-")))
+        learned: base.Lesson | None = None
+        shared: tuple[str, ...] = ()
+        if job.train is not None:
+            learned, shared = lesson.of(parent, job.train, job.labels, job.teachers, judged=split, seed=job.seed)
+        work = held.enter_context(temporary.folder("windlass-optimize-"))
         folder = instruments.folder(work if job.kept is None else job.kept, _identity(job, split))
         kept = journal.Journal(folder)
         held.callback(kept.close)
@@ -224,7 +232,7 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
             signature=job.parent.manifest.signature,
             calibration=split.calibration.batches,
             folder=work,
-            lesson=None if job.train is None else lesson.of(parent, job.train, job.labels, job.teachers, seed=job.seed),
+            lesson=learned,
             student=job.student,
             seed=job.seed,
             kept=folder / "training",
@@ -236,7 +244,7 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
             bench.require(job.budget.drop.of(bench.judge.baseline.value))
         made = trials.Trials(original, bench.instruments(job.budget), kept, seconds=job.seconds, clock=clock)
         made.count(["setup"], clock() - started)
-        yield _measured(job, bench, made, kept, progress)._replace(notes=(*split.notes, *missing))
+        yield _measured(job, bench, made, kept, progress)._replace(notes=(*split.notes, *shared, *missing))
 
 
 def _measured(
@@ -267,11 +275,6 @@ def _check(job: Job) -> None:
         raise errors.UsageError(
             "there are rows to train on, and no network to train.",
             hint="Name the function that makes the trained network: --model module:factory",
-        )
-    if job.train is not None and job.data is not None and job.train.digest == job.data.digest:
-        raise errors.UsageError(
-            "the rows to train on are those to judge on: every form would look better than it is.",
-            hint="Keep rows apart for --data that no training has seen.",
         )
     if job.replay is not None:
         for step in job.replay.steps:
@@ -314,13 +317,17 @@ def _techniques(job: Job) -> tuple[dict[str, type[base.Technique]], tuple[str, .
 
 def _identity(job: Job, split: data.Split) -> dict[str, Any]:
     """All that what is measured depends on: a budget is not among them, so another one goes on from the same."""
-    student = getattr(job.student, "__qualname__", repr(type(job.student)))
+    networks = [
+        "" if job.network is None else live.told(job.network),
+        # Each time that it is made its values are others.
+        "" if job.student is None else live.told(job.student(), weights=False),
+    ]
     return {
         "parent": job.parent.digest,
         "rows": [split.calibration.digest, split.search.digest, split.final.digest],
         "asked": [job.metric, list(job.slices), job.seed, list(job.batches), job.threads, job.labels],
         "train": None if job.train is None else job.train.digest,
-        "networks": [type(job.network).__qualname__, student, *(one.digest for one in job.teachers)],
+        "networks": [*networks, *(one.digest for one in job.teachers)],
         "machine": [verdicts.software(), verdicts.isa(), os.cpu_count()],
     }
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from windlass import errors
-from windlass.optimization import data
+from windlass.optimization import data, lesson
 from windlass.packaging import dataset, session
 
 ROWS = 900
@@ -139,3 +139,17 @@ def test_without_data_rows_are_drawn_around_the_golden_ones(parent: session.Sess
             parent.contract.check(batch)
     assert len({part.digest for part in (found.calibration, found.search, found.final)}) == 3
     assert data.synthetic(parent).final.digest == found.final.digest
+
+
+def test_rows_that_are_judged_on_are_not_learned_from(layered: ModuleType, parent: session.Session) -> None:
+    x = layered.rows(ROWS)
+    found = data.split(parent, table(x=x[:300], y=np.arange(300) % 2), "y")
+    # Another format, order and label column: the rows are the same as the model takes them.
+    side = {f"c{at}": x[200:][::-1, at].astype(np.float64) for at in range(x.shape[1])}
+    train = data.rows(parent, table(**side, z=np.zeros(700)), "z")
+    assert data.unseen(train, found).tolist() == list(range(600))
+    learned, notes = lesson.of(parent, table(**side, z=np.zeros(700)), "z", (), judged=found, seed=0)
+    assert len(learned.inputs["x"]) + len(learned.holdout_inputs["x"]) == 600
+    assert notes == ("100 rows to train on are judged on as well: they were not learned from.",)
+    with pytest.raises(errors.UsageError, match="those to judge on"):
+        lesson.of(parent, table(x=x[:300], y=np.arange(300) % 2), "y", (), judged=found, seed=0)
