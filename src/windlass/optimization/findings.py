@@ -14,9 +14,10 @@ from windlass.optimization import form
 
 
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A form against the original, run in turn (A B A B) on one thread count: median milliseconds of one run.
+    """A form against the original, run in turn (A B A B) on one thread count.
 
     `speedup` is the median of the rounds' ratios (above 1: faster), `low` and `high` its bootstrap 95 % interval.
+    `baseline_ms` is the original's median milliseconds of one run, `candidate_ms` that over the speed-up.
     """
 
     rows: int

@@ -17,6 +17,7 @@ from windlass.optimization import form as forms
 from windlass.packaging import verdicts
 
 _PARITY_S = 60.0
+_PARITY_ROWS = 8
 _LAYERS_S = 30.0
 _LEAST_S = 5.0
 T = TypeVar("T")
@@ -123,7 +124,8 @@ def _settings(told: Told, form: forms.Form) -> tuple[findings.Setting, ...]:
 
 def _parity(told: Told, chosen: forms.Form) -> tuple[findings.Parity, ...]:
     seconds = max(_LEAST_S, min(_PARITY_S, told.made.left))
-    return parity.matrix(told.bench.original, chosen, told.bench.inputs(1), seconds=seconds)
+    rows = min(_PARITY_ROWS, told.bench.parent.contract.max_rows)
+    return parity.matrix(told.bench.original, chosen, told.bench.inputs(rows), seconds=seconds)
 
 
 def _asked(told: Told, came: outcome.Outcome) -> dict[str, Any]:

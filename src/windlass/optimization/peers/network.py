@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import onnx
+import torch
 
 from windlass.optimization import form as forms
 from windlass.optimization.peers import base
@@ -36,13 +37,18 @@ class Network:
         """A copy of the network, whose outputs bear the graph's names in their order."""
         graph = onnx.ModelProto.FromString(form.files[served.MODEL_FILE]).graph
         weights = {each.name for each in graph.initializer}
-        names = [each.name for each in graph.input if each.name not in weights]
-        network, _ = torch_original.ready(form.network)
+        inputs = tuple(each.name for each in graph.input if each.name not in weights)
+        return cls.named(form.network, inputs, tuple(each.name for each in graph.output))
 
-        def run(inputs: tensor.Tensors) -> tensor.Tensors:
-            ordered = {name: inputs[name] for name in names}
-            keywords = torch_original.call_names(network, ordered, ())
-            answers = torch_original.Original(network, names, keywords).run(ordered)
-            return dict(zip((each.name for each in graph.output), answers.values(), strict=True))
+    @classmethod
+    def named(cls, network: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> base.Run:
+        """A copy of a network, whose inputs and outputs bear these names in their order."""
+        ready, _ = torch_original.ready(network)
+
+        def run(given: tensor.Tensors) -> tensor.Tensors:
+            ordered = {name: given[name] for name in inputs}
+            keywords = torch_original.call_names(ready, ordered, ())
+            answers = torch_original.Original(ready, inputs, keywords).run(ordered)
+            return dict(zip(outputs, answers.values(), strict=True))
 
         return run
