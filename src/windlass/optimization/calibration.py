@@ -42,7 +42,8 @@ def ranges(
     `minmax`: the extremes; `percentile`: what 99.999 % lie within; `entropy`: the clipping with the least
     Kullback-Leibler divergence to 128 levels (Migacz, 8-bit inference with TensorRT, 2017). `key` tells graphs apart.
     The first `MAX_ROWS` rows are looked at.
-    `UsageError` without rows, `Unsupported` if the graph does not run on them or answers with what is no number.
+    `UsageError` without rows or where they hold what is no number and the graph computes with it, `Unsupported` if the
+    graph does not run on them, or makes what is no number of numbers.
     """
     if not rows:
         raise errors.UsageError("static quantization needs rows to calibrate on.", hint="Give data (--data).")
@@ -59,22 +60,41 @@ def ranges(
     return _kept[asked]
 
 
+def astray(name: str, rows: Sequence[tensor.Tensors]) -> errors.WindlassError:
+    """The error for a value of the graph that is not finite on these rows: it names the input that is to blame, if any.
+
+    `UsageError` for rows that hold what is no number, `Unsupported` where the graph makes it of numbers.
+    """
+    start = 0
+    for batch in rows:
+        for given, values in batch.items():
+            if values.dtype.kind == "f" and values.ndim and not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0][0])
+                return errors.UsageError(
+                    f"input '{given}' holds what is no finite number (row {start + row} of those to calibrate on), and "
+                    f"the value '{name}' that is computed of it has no range.",
+                    hint="Leave such rows out of the data, or fill in what is missing.",
+                )
+        start += _length(batch) or 1
+    return errors.Unsupported(f"the value '{name}' is not finite on the calibration rows: it has no range.")
+
+
 def _extremes(model: onnx.ModelProto, names: Sequence[str], rows: Sequence[tensor.Tensors]) -> Ranges:
-    """Reduced inside the graph, so that only two numbers of each value come out of a run."""
+    """Reduced inside the graph, so that only three numbers of each value come out of a run."""
     told = onnx.ModelProto()
     told.CopyFrom(model)
     outputs = []
     for number, name in enumerate(names):
-        for operator in ("ReduceMin", "ReduceMax"):
+        # onnxruntime's extremes pass over NaN; a sum does not.
+        for operator in ("ReduceMin", "ReduceMax", "ReduceSum"):
             output = f"windlass/{operator}/{number}"
             told.graph.node.append(onnx.helper.make_node(operator, [name], [output], keepdims=0))
             told.graph.output.append(onnx.helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, []))
             outputs.append(output)
     found = np.stack([np.stack(values) for values in _run(told, outputs, list(_pieces(rows)))])
     if not np.isfinite(found).all():
-        bad = names[int(np.argwhere(~np.isfinite(found))[0][1]) // 2]
-        raise errors.Unsupported(f"the value '{bad}' is not finite on the calibration rows: it has no range.")
-    low, high = found[:, 0::2].min(axis=0), found[:, 1::2].max(axis=0)
+        raise astray(names[int(np.argwhere(~np.isfinite(found))[0][1]) // 3], rows)
+    low, high = found[:, 0::3].min(axis=0), found[:, 1::3].max(axis=0)
     return {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
 
 

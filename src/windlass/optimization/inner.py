@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from windlass.optimization import calibration, runnable
 from windlass.optimization import form as forms
-from windlass.optimization import runnable
 from windlass.types import tensor
 
 _MOST_VECTORS = 4096
@@ -20,7 +20,8 @@ _MOST_VECTORS = 4096
 def moments(model: onnx.ModelProto, names: Sequence[str], batches: Sequence[tensor.Tensors]) -> dict[str, tensor.Array]:
     """The mean of `outer(x, x)`, float64 `[k, k]`, over the vectors along the last axis of each named FP32 value.
 
-    Of at most about 4,096 vectors, evenly drawn. Empty without batches.
+    Of at most about 4,096 vectors, evenly drawn. Empty without batches. `calibration.astray` says what is raised where
+    a value is not finite.
     """
     wanted = list(dict.fromkeys(names))
     if not wanted or not batches:
@@ -37,6 +38,8 @@ def moments(model: onnx.ModelProto, names: Sequence[str], batches: Sequence[tens
             values = {**batch, **loaded.run(batch)}
             for name in wanted:
                 vectors = _drawn(values[name], len(batches))
+                if not np.isfinite(vectors).all():
+                    raise calibration.astray(name, batches)
                 sums[name] = sums.get(name, 0.0) + vectors.T.astype(np.float64) @ vectors
                 counts[name] += len(vectors)
     finally:

@@ -71,7 +71,7 @@ class StructuralPruning:
             f"{pruned.after} of {pruned.before} weights are left, {pruned.groups} groups of channels were cut. "
             f"Training: {fitted.stopped}."
         )
-        made = export.to_form(fitted.network, form, forms.Step(cls.name, dict(parameters)), materials, notes=(note,))
+        made = export.to_form(fitted.network, form, forms.Step(cls.name, chosen), materials, notes=(note,))
         return msgspec.structs.replace(made, left=pruned.left)
 
 

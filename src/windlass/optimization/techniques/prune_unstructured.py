@@ -71,7 +71,7 @@ class UnstructuredPruning:
             f"{zeros} of {every} weights are zero ({zeros / every:.0%}): the files are as large as before and compress "
             "to less; onnxruntime runs them no faster."
         )
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, chosen)
         return export.to_form(fitted.network, form, step, materials, notes=(note, f"Training: {fitted.stopped}."))
 
 

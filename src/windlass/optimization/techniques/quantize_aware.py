@@ -63,7 +63,7 @@ class QuantizationAware:
     def apply(cls, form: forms.Form, parameters: Mapping[str, Any], materials: base.Materials) -> forms.Form:
         """The form it makes, with the step appended."""
         chosen = given.complete(cls, form, parameters)
-        step = forms.Step(cls.name, dict(parameters))
+        step = forms.Step(cls.name, chosen)
         excluded = given.excluded(chosen, cls.nodes(form))
         layers, spared = _layers(form, excluded)
         names = lessons.names(materials)

@@ -70,7 +70,8 @@ class WeightQuantization:
         model = graphs.prepared(form)
         nodes = cls.nodes(form)
         exclude = given.excluded(chosen, nodes)
-        pairs.require(nodes, exclude, cls.name)
+        tables = () if chosen["tables"] else [node.name for node in model.graph.node if node.op_type == "Gather"]
+        pairs.require(nodes, {*exclude, *tables}, cls.name)
         left = _Writing(model, chosen).write(exclude)
         model.ir_version = max(model.ir_version, _IR_VERSION)
         step = forms.Step(cls.name, chosen)
