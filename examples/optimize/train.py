@@ -74,6 +74,21 @@ def write_rows(kind: str, folder: Path = networks.KEPT) -> None:
         np.savez(folder / f"{kind}-{part}.npz", input=inputs, label=labels)
 
 
+def write_weights(name: str, seed: int = 0, say: Any = print) -> nn.Module:
+    """Train the named network and write its weights where `networks.trained` finds them."""
+    torch.manual_seed(seed)
+    network = getattr(networks, name)()
+    train(network, *rows(kind_of(name), "train", seed), epochs=_EPOCHS[name], seed=seed, say=say)
+    networks.KEPT.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_model(network, networks.KEPT / f"{name}-{seed}.safetensors")
+    return network
+
+
+def kind_of(name: str) -> str:
+    """Which rows a network is trained on: `characters` or `tabular`."""
+    return "tabular" if name == "wide_mlp" else "characters"
+
+
 def main() -> None:
     """Train the named networks."""
     parser = argparse.ArgumentParser(description="Train the networks of the optimization examples.")
@@ -83,14 +98,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.names:
-        kind = "tabular" if name == "wide_mlp" else "characters"
+        kind = kind_of(name)
         write_rows(kind)
-        torch.manual_seed(options.seed)
-        network = train(
-            getattr(networks, name)(), *rows(kind, "train", options.seed), epochs=_EPOCHS[name], seed=options.seed
-        )
-        print(f"{name}, seed {options.seed}: accuracy {accuracy(network, *rows(kind, 'eval')):.4f}")  # noqa: T201
-        safetensors.torch.save_model(network, networks.KEPT / f"{name}-{options.seed}.safetensors")
+        network = write_weights(name, options.seed)
+        print(f"{name}, seed {options.seed}: accuracy {accuracy(network, *rows(kind, 'eval')):.4f}")
 
 
 if __name__ == "__main__":
