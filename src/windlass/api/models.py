@@ -17,6 +17,8 @@ from windlass.types import evidence, refs
 
 # What only a job of this control plane may find.
 _OWN_CHECKS = ("parity", "verify", "signature")
+# The report of a study names every layer of every form that was tried.
+_MAX_EVIDENCE = 1 << 23
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -261,6 +263,7 @@ ROUTES = (
         routes.Page[findings.Finding],
         body=Found,
         status=201,
+        max_body=_MAX_EVIDENCE,
     ),
     routes.Route("GET", _ALIAS, "model:read", alias, aliases.Event, tagged=True),
     routes.Route("PUT", _ALIAS, "model:promote", move, aliases.Event, body=Move, tagged=True),

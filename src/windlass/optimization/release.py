@@ -17,7 +17,7 @@ import numpy as np
 from windlass import errors
 from windlass.optimization import data, findings, record, runnable, sampling
 from windlass.optimization import form as forms
-from windlass.packaging import archive, build, draft, session
+from windlass.packaging import archive, build, draft, samples, session
 from windlass.packaging import package as packages
 from windlass.packaging import verdicts as instruction_sets
 from windlass.runtimes import base
@@ -113,7 +113,7 @@ def _gathered(rows: data.Rows) -> tensor.Tensors:
         if {name: array.shape[1:] for name, array in each.items()} != shapes:
             break
         alike.append(each)
-    return {name: np.concatenate([each[name] for each in alike])[: sampling.MOST_ROWS] for name in shapes}
+    return {name: np.concatenate([each[name] for each in alike])[: samples.MOST_ROWS] for name in shapes}
 
 
 def _parents_answers(parent: archive.Package, batch: tensor.Tensors) -> tensor.Tensors:

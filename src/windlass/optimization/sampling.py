@@ -14,7 +14,6 @@ import numpy as np
 from windlass.packaging import dataset, draft, samples
 from windlass.types import manifest, tensor, tensor_codec
 
-MOST_ROWS = 256
 MOST_BYTES = 1 << 20
 # With fewer rows than this, one that falls on the other side of a border weighs too much.
 _LEAST_CLASSES = 32
@@ -74,7 +73,7 @@ def _output(answers: tensor.Tensors, parent: manifest.Manifest) -> str | None:
 def _fitting(whole: tensor.Tensors) -> int:
     count = len(next(iter(whole.values())))
     each = sum(len(tensor_codec.to_raw(array)) for array in whole.values()) / count
-    return max(1, min(count, MOST_ROWS, int(MOST_BYTES // max(each, 1.0))))
+    return max(1, min(count, samples.MOST_ROWS, int(MOST_BYTES // max(each, 1.0))))
 
 
 def _first(inputs: tensor.Tensors, rows: int) -> tensor.Tensors:

@@ -16,6 +16,8 @@ import numpy as np
 from windlass import errors
 from windlass.types import tensor
 
+# Of a sample: it is asked at every load on another processor.
+MOST_ROWS = 256
 # A likeness beyond this is the noise of sums in another order.
 MOST_DB = 60.0
 _WORDS = {
@@ -68,6 +70,8 @@ def ask(
     rows = len(expected) if expected.ndim else 0
     if not rows or any(not array.ndim or len(array) != rows for array in inputs.values()):
         raise errors.CorruptPackage("the package's sample has not one answer for each row.")
+    if rows > MOST_ROWS:
+        raise errors.CorruptPackage(f"the package's sample has {rows} rows: at most {MOST_ROWS} are asked.")
     parts = []
     for start in range(0, rows, most_rows):
         try:

@@ -153,8 +153,8 @@ class Registry:
     ) -> registration.Pushed:
         """Upload what the plane lacks, register it, and wait until the plane has checked it itself.
 
-        Of the evidence only a signature is sent: what was measured here is no proof there. `GateRefused` if the plane's
-        own check fails.
+        Of the evidence only a signature and the report of a study are sent: what else was measured here is no proof
+        there. `GateRefused` if the plane's own check fails.
         """
         for entry, data in package.entries():
             digest = package.digest if entry == archive.MANIFEST else f"sha256:{entry.rpartition('/')[2]}"
@@ -177,6 +177,9 @@ class Registry:
         if registered.job:
             told(f"the control plane checks {registered.name}@{registered.version}")
             self._checked(registered)
+        for one in evidence if registered.created else ():
+            if one.kind == "optimization":
+                self.add_evidence(one, actor=actor)
         found = self.show(refs.Ref(kind="version", name=registered.name, version=registered.version)).version
         return registration.Pushed(found.name, found.version, found.digest, found.status, registered.created)
 

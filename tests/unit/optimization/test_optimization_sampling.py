@@ -110,7 +110,7 @@ def test_a_sample_is_small_and_never_empty(rows: int, width: int) -> None:
     assert drawn is not None
     kept = len(drawn.inputs["x"])
     assert kept == len(drawn.answers["y"])
-    assert 1 <= kept <= min(rows, sampling.MOST_ROWS)
+    assert 1 <= kept <= min(rows, samples.MOST_ROWS)
     assert kept == 1 or kept * (4 * width + 8) <= sampling.MOST_BYTES
 
 

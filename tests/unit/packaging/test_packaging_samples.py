@@ -117,6 +117,12 @@ class TestSession:
             (draft.Sample({"x": X[:, 0]}, {"y": Y.argmax(axis=1)}, "agreement", 0.5), "breaks its own signature"),
             (draft.Sample({"x": X}, {"y": Y}, "accuracy", 0.5), "other answers than classes"),
             (draft.Sample({"x": X}, {"y": Y[:, :2]}, "sqnr_db", 10.0), "answers of another shape"),
+            (
+                draft.Sample(
+                    {"x": np.resize(X, (257, *X.shape[1:]))}, {"y": np.zeros(257, np.int64)}, "agreement", 0.0
+                ),
+                "257 rows",
+            ),
         ],
     )
     def test_a_sample_that_does_not_fit_is_corrupt(self, sample: draft.Sample, message: str) -> None:
