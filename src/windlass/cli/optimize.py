@@ -196,22 +196,13 @@ def _run(context: output.Context, job: study.Job, step: Callable[[str], None]) -
     tried: list[findings.Candidate] = []
 
     def tell(candidate: findings.Candidate) -> None:
-        before = next((one for one in tried if one.name == candidate.name), candidate)
         tried.append(candidate)
-        context.say(f"  {candidate.name}{_other(candidate, before)}: {candidate.why or search.told(candidate)}")
+        context.say(f"  {candidate.name}: {candidate.why or search.told(candidate)}")
 
     try:
         return study.run(job, progress=step, tell=tell), len(tried)
     except KeyboardInterrupt:
         return None, len(tried)
-
-
-def _other(candidate: findings.Candidate, before: findings.Candidate) -> str:
-    """The parameters in which it is another form than one of the same name."""
-    found = []
-    for step, theirs in zip(candidate.steps, before.steps, strict=True):
-        found += [f"{name} {value}" for name, value in step.parameters.items() if theirs.parameters.get(name) != value]
-    return f" ({', '.join(found)})" if found else ""
 
 
 def _outlined(context: output.Context, found: study.Outline) -> None:

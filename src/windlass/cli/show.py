@@ -105,7 +105,7 @@ def _row(number: int, one: findings.Candidate, found: findings.Report) -> list[A
             paces.append(words.milliseconds(timing.baseline_ms) if original else words.speed(timing))
     return [
         number,
-        "the original" if original else words.named(one),
+        "the original" if original else one.name,
         "" if original else one.verdict,
         *paces,
         words.smaller(one, found.baseline) or "-",

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from windlass import errors, plugins
-from windlass.optimization import accuracy, choice, findings, phrases, search, trials
+from windlass.optimization import accuracy, choice, findings, phrases, search, search_greedy, trials
 from windlass.optimization import form as forms
 
 # Each further form on the same rows must pass a stricter test, so more tries are of little use.
@@ -46,7 +46,7 @@ def baseline(made: trials.Trials, plan: search.Plan) -> findings.Candidate:
 
 def searched(found: search.Search) -> None:
     """Try what the plan asks for, until there is nothing left to try or no time."""
-    search.greedy(found)
+    search_greedy.greedy(found)
     if found.plan.trials:
         plugins.load("searches", "optuna")(found)
 
@@ -87,17 +87,21 @@ def _first_confirmed(found: search.Search) -> findings.Candidate | None:
     """The best that holds when it is measured anew; what is all that failed and more is passed over."""
     failed: list[findings.Candidate] = []
     for tried in found.best():
-        if any(all(step in tried.steps for step in one.steps) for one in failed):
+        base = next((one for one in failed if all(step in tried.steps for step in one.steps)), None)
+        if base is not None or len(failed) == MOST_CONFIRMED:
+            _reject(found, tried, phrases.passed_over(base, len(failed)))
             continue
         fresh, faults = _confirmed(found, tried, len(failed) + 1)
         if not faults:
             return fresh
-        at = next(index for index, one in enumerate(found.candidates) if one.steps == tried.steps)
-        found.candidates[at] = msgspec.structs.replace(fresh, verdict="rejected", why=phrases.unconfirmed(faults))
+        _reject(found, fresh, phrases.unconfirmed(faults))
         failed.append(tried)
-        if len(failed) == MOST_CONFIRMED:
-            break
     return None
+
+
+def _reject(found: search.Search, tried: findings.Candidate, why: str) -> None:
+    at = next(index for index, one in enumerate(found.candidates) if one.steps == tried.steps)
+    found.candidates[at] = msgspec.structs.replace(tried, verdict="rejected", why=why)
 
 
 def _confirmed(

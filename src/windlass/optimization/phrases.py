@@ -5,11 +5,15 @@ Called by `study`. Pure: made from findings alone. Must never say more than was 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
-from windlass.optimization import budget, choice, findings
+from windlass.optimization import budget, choice, findings, form
+
+# So many layers are named, of more only the number is.
+_NAMED = 2
 
 
 def optimized(asked: budget.Budget, baseline: findings.Candidate, chosen: findings.Candidate) -> str:
@@ -34,7 +38,9 @@ def kept(
     if not measured:
         how = f"none of {len(tried)} forms could be measured" if tried else "no technique applies to it"
         return f"Keep it as it is: {how}{f' ({tried[0].name}: {_inside(tried[0].why)})' if tried else ''}."
-    near = choice.nearest(asked, baseline, measured)
+    # What is faster or smaller tells more than what changes nothing.
+    gained = [one for one in measured if _gained(asked, baseline, one)]
+    near = choice.nearest(asked, baseline, gained or measured)
     best = near[0] if near is not None else measured[0]
     return f"Keep it as it is: of {len(tried)} forms the nearest is {best.name}: {_inside(best.why)}."
 
@@ -75,13 +81,26 @@ def unconfirmed(found: Sequence[choice.Fault]) -> str:
     return f"When it was measured anew, on rows that no choice had seen: {'; '.join(one.words for one in found)}."
 
 
+def passed_over(base: findings.Candidate | None, count: int) -> str:
+    """Why a form that kept the budget was not measured anew: others had failed there."""
+    if base is not None:
+        return f"It was not measured anew: {base.name}, which it is made of, failed there."
+    return f"It was not measured anew: {count} better ones failed there, and each try asks for more proof."
+
+
 def estimate(count: int, each_s: float, most_s: float, training: Sequence[str]) -> str:
     """How long a study takes, and why, before it begins."""
     total = min(count * each_s, most_s)
     text = f"about {duration(total)}: some {count} forms, each about {duration(each_s)} to make, time and judge"
     if training:
         text = f"up to {duration(most_s)}, as {', '.join(training)} train{'s' if len(training) == 1 else ''}; {text}"
-    return f"{text}; at most {duration(most_s)}"
+    return f"{text}; at most {duration(most_s)}, and then what is chosen is packaged and checked"
+
+
+def step(one: form.Step, defaults: Mapping[str, Any]) -> str:
+    """A technique with the parameters that are not its defaults."""
+    told = [f"{name} {_told(value)}" for name, value in one.parameters.items() if value != defaults.get(name)]
+    return f"{one.technique} ({', '.join(told)})" if told else one.technique
 
 
 def duration(seconds: float) -> str:
@@ -89,6 +108,15 @@ def duration(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.2g} s"
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        named = [str(each) for each in value]
+        return ", ".join(named) if len(named) <= _NAMED else f"{len(named)} layers"
+    return str(value)
 
 
 def _why_chosen(asked: budget.Budget) -> str:
@@ -111,6 +139,12 @@ def _beside(
     if not in_front:
         return msgspec.structs.replace(one, verdict="rejected", why=f"{words}.")
     return msgspec.structs.replace(one, why=f"It keeps the budget and is in the Pareto set; {words}.")
+
+
+def _gained(asked: budget.Budget, baseline: findings.Candidate, one: findings.Candidate) -> bool:
+    if asked.goal in ("latency", "throughput"):
+        return one.timings[0].speedup >= choice.LEAST_GAIN
+    return choice.gain(asked.goal, baseline, one) >= choice.LEAST_GAIN
 
 
 def _speed(one: findings.Timing) -> str:

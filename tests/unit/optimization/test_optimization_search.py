@@ -235,7 +235,7 @@ def test_layers_are_left_out_where_that_mends_the_answers(tmp_path: Path) -> Non
     effects = {"quantize": Effect(speed=3.0, drop=0.1, mended_by=("head",)), "graph": Effect(speed=1.1)}
     came, found = study(World(effects), tmp_path, budget.Budget())
     assert came.chosen is not None
-    assert came.chosen.name == "quantize + graph"
+    assert came.chosen.name == "quantize (exclude head) + graph"
     assert came.chosen.steps[0].parameters["exclude"] == ["head"]
     assert found.layers[search.key(came.chosen.steps[:1])][0].node == "head"
 

@@ -124,7 +124,7 @@ def _row(number: int, one: findings.Candidate, found: findings.Report, batches: 
     paces = [_pace(timings[rows], original) if rows in timings else "" for rows in batches]
     return (
         str(number),
-        "the original" if original else words.named(one),
+        "the original" if original else one.name,
         "" if original else one.verdict,
         one.why,
         *paces,

@@ -132,7 +132,7 @@ def _bubble(point: _Point, baseline: findings.Candidate, frame: pages.Frame) -> 
     if point.one.footprint and baseline.footprint and baseline.footprint.files:
         radius = min(max(14 * (point.one.footprint.files / baseline.footprint.files) ** 0.5, 5.0), 18.0)
     beyond = not (frame.y.low <= -drop.drop <= frame.y.high)
-    said = f"{point.number}: {words.named(point.one)}: {words.speed(timing)}, drop {words.drop(drop)}"
+    said = f"{point.number}: {point.one.name}: {words.speed(timing)}, drop {words.drop(drop)}"
     return (
         f'<g class="c{point.colour}"><line class="stroke" x1="{left:.1f}" x2="{right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<line class="stroke" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{foot:.1f}"/>'

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from windlass.optimization import findings, form
+from windlass.optimization import findings
 
 # Beyond this a bound says that there is none.
 _UNBOUNDED = 1e300
 _VERDICTS = ("chosen", "kept", "rejected", "failed")
-
-
-def named(one: findings.Candidate) -> str:
-    """The techniques of a candidate with the parameters that were set."""
-    return " + ".join(_step(step) for step in one.steps) or one.name
 
 
 def speed(timing: findings.Timing) -> str:
@@ -99,11 +94,6 @@ def facts(given: dict[str, Any]) -> list[tuple[str, str]]:
         elif value not in (None, "", [], ()):
             told.append((shown, _value(value)))
     return told
-
-
-def _step(step: form.Step) -> str:
-    given = ", ".join(f"{name} {_value(value)}" for name, value in step.parameters.items())
-    return f"{step.technique} ({given})" if given else step.technique
 
 
 def _value(value: Any) -> str:
