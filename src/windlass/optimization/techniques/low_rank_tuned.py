@@ -105,6 +105,8 @@ def factor(network: nn.Module, names: tuple[str, ...], inputs: tensor.Tensors, e
             count += 1
             for path in paths:
                 made.set_submodule(path, thinner)
+    if count:
+        networks.settle(made, names, inputs)
     return made, count
 
 

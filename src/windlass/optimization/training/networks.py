@@ -82,6 +82,29 @@ def floating(outputs: dict[str, torch.Tensor]) -> str:
     raise errors.UsageError("the network answers with no floating-point output, so there is nothing to train.")
 
 
+def settle(network: torch.nn.Module, names: tuple[str, ...], inputs: tensor.Tensors) -> None:
+    """Batch normalization of changed weights learns the mean and variance of what passes ("PreciseBN": Wu and Johnson,
+    2021), in place; all else stays as it is. `inputs` are real rows, more than one.
+    """
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    norms = [norm for norm in norms if norm.track_running_stats]
+    if not norms or rows(inputs) < 2:
+        return
+    before = [(norm.training, norm.momentum) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        # None: the plain mean over the batches.
+        norm.train().momentum = None
+    try:
+        with torch.no_grad():
+            for batch in batches(inputs, names):
+                if rows(batch) > 1:
+                    call(network, names, batch)
+    finally:
+        for norm, (training, momentum) in zip(norms, before, strict=True):
+            norm.train(training).momentum = momentum
+
+
 def rows(inputs: tensor.Tensors) -> int:
     """How many rows there are; `UsageError` where the inputs disagree."""
     counts = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
