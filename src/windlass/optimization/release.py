@@ -47,14 +47,13 @@ def release(
     """
     progress("Asking the original and the chosen form")
     value = parent.manifest
-    batch = _gathered(rows)
+    batch, truth = _gathered(rows)
     opened = runnable.open(chosen)
     try:
         trials = _trials(opened.run, rows, batch, value)
         sample = None
         if value.signature.batched:
             parents, ours = _parents_answers(parent, batch), _in_parts(opened.run, batch, value)
-            truth = None if rows.truth is None else rows.truth[: len(next(iter(batch.values())))]
             asked = sampling.Asked(batch, parents, ours, truth)
             sample = sampling.draw(asked, value, most_drop=_most_drop(report), decides=_decides(report))
     finally:
@@ -103,17 +102,26 @@ def _most_drop(report: findings.Report) -> float:
     return float(asked) if isinstance(asked, int | float) else 0.0
 
 
-def _gathered(rows: data.Rows) -> tensor.Tensors:
-    """The first rows in one batch, as far as they are of one shape."""
+def _gathered(rows: data.Rows) -> tuple[tensor.Tensors, tensor.Array | None]:
+    """Rows of one shape in one batch, with their labels: the middle one's shape, as texts lie from short to long."""
     if not rows.batches:
         raise errors.GateRefused("there are no rows to check the chosen form with.")
-    shapes = {name: array.shape[1:] for name, array in rows.batches[0].items()}
-    alike: list[tensor.Tensors] = []
+    wanted = _shapes(rows.batches[len(rows.batches) // 2])
+    alike, numbers, at = [], [], 0
     for each in rows.batches:
-        if {name: array.shape[1:] for name, array in each.items()} != shapes:
-            break
-        alike.append(each)
-    return {name: np.concatenate([each[name] for each in alike])[: samples.MOST_ROWS] for name in shapes}
+        count = len(next(iter(each.values())))
+        if _shapes(each) == wanted:
+            alike.append(each)
+            numbers.append(np.arange(at, at + count))
+        at += count
+    batch = {name: np.concatenate([each[name] for each in alike])[: samples.MOST_ROWS] for name in wanted}
+    truth = None if rows.truth is None else rows.truth[np.concatenate(numbers)[: samples.MOST_ROWS]]
+    return batch, truth
+
+
+def _shapes(batch: tensor.Tensors) -> dict[str, tuple[int, ...]]:
+    """Of one row of each input."""
+    return {name: array.shape[1:] for name, array in batch.items()}
 
 
 def _parents_answers(parent: archive.Package, batch: tensor.Tensors) -> tensor.Tensors:
@@ -132,14 +140,19 @@ def _in_parts(run: _Run, batch: tensor.Tensors, value: manifest.Manifest) -> ten
 
 
 def _trials(run: _Run, rows: data.Rows, batch: tensor.Tensors, value: manifest.Manifest) -> tuple[draft.Trial, ...]:
-    """Real rows and what the form answers: few rows first, which become the golden ones, then other sizes."""
+    """Real rows and what the form answers: few rows first, which become the golden ones, then other sizes, the longest
+    texts among them.
+    """
     if not value.signature.batched:
         requests = enumerate(rows.batches[: build.GOLDEN_ROWS], 1)
         return tuple(draft.Trial(f"request {number} of the data", each, run(each)) for number, each in requests)
     most = min(value.limits.max_batch, len(next(iter(batch.values()))), _MOST_TRIED)
     sizes = dict.fromkeys(min(size, most) for size in (build.GOLDEN_ROWS, 1, 2, 3, _ODD, most))
-    parts = {size: _cut(batch, slice(0, size)) for size in sizes}
-    return tuple(draft.Trial(f"{size} rows of the data", part, run(part)) for size, part in parts.items())
+    parts = {f"{size} rows of the data": _cut(batch, slice(0, size)) for size in sizes}
+    last = _cut(rows.batches[-1], slice(0, most))
+    if _shapes(last) != _shapes(batch):
+        parts["the longest rows of the data"] = last
+    return tuple(draft.Trial(name, part, run(part)) for name, part in parts.items())
 
 
 def _cut(batch: tensor.Tensors, rows: slice) -> tensor.Tensors:

@@ -52,6 +52,7 @@ class Plane:
     def __init__(self, *, verdict: str = "DONE") -> None:
         self.blobs: dict[str, bytes] = {}
         self.registered: list[Any] = []
+        self.told: list[Any] = []
         self.verdict = verdict
         self.looks = 0
         self.puts = 0
@@ -64,6 +65,12 @@ class Plane:
             self.looks += 1
             state = "RUNNING" if self.looks < 3 else self.verdict
             return self._answer(_job(state))
+        if path.endswith("/users"):
+            version = _shown(self.registered[0]["digest"])["version"]
+            return self._answer({"digest": version["digest"], "versions": [version], "aliases": [], "deployments": []})
+        if path.endswith("/versions/1/evidence"):
+            self.told.append(msgspec.json.decode(body))
+            return self._answer({})
         if path.endswith("/show"):
             return self._answer(_shown(self.registered[0]["digest"]))
         self.registered.append(msgspec.json.decode(body))
@@ -137,6 +144,14 @@ def test_a_push_uploads_what_is_missing_and_waits_for_the_planes_own_check() -> 
     puts = there.puts
     there.registry().push(made, name="digits", actor="me")
     assert there.puts == puts
+
+
+def test_the_report_of_a_study_goes_with_the_version_that_came_of_it() -> None:
+    there, made = Plane(), package()
+    report = evidence.Evidence(made.digest, "optimization", "passed", {"report": {"verdict": "optimized"}})
+    there.registry().push(made, name="digits", actor="me", evidence=(report,))
+    expected = {"kind": "optimization", "verdict": "passed", "statistics": report.statistics, "window": ""}
+    assert there.told == [expected]
 
 
 def test_a_push_that_fails_the_planes_check_is_refused_with_its_words() -> None:
