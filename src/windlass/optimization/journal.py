@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import math
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -19,6 +17,7 @@ import msgspec
 
 from windlass import errors
 from windlass.optimization import form as forms
+from windlass.optimization import record
 from windlass.storage import blobs
 from windlass.types import strict_json
 
@@ -70,7 +69,7 @@ class Journal:
 
     def put(self, key: list[Any], value: Any, seconds: float) -> None:
         """Keep a finding at once, so that nothing that comes after can lose it. `InvalidInput` if it holds NaN."""
-        plain = _finite(strict_json.plain(value))
+        plain = record.plain(value)
         line = strict_json.canonical(_Line(key, plain, seconds)) + b"\n"
         self._file.write(line)
         self._file.flush()
@@ -127,17 +126,6 @@ def _read(file: BinaryIO) -> tuple[dict[str, Entry], int]:
             one = strict_json.decode(line[:-1], _Line, what="a line of the journal", max_bytes=_MOST_BYTES)
             found[_name(one.key)] = Entry(one.value, one.seconds)
     return found, whole
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: a bound that is none becomes the largest number."""
-    if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    if isinstance(value, float) and math.isinf(value):
-        return math.copysign(sys.float_info.max, value)
-    return value
 
 
 def _name(key: list[Any]) -> str:
