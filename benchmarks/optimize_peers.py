@@ -25,10 +25,17 @@ Arrays = dict[str, np.ndarray]
 Peer = tuple[str, Callable[[Arrays], Any], int]
 
 
-def static(model: Path, folder: Path, batches: Sequence[Arrays]) -> Path:
-    """`onnxruntime.quantization.quantize_static` with its defaults, after its own preprocessing, as its page asks."""
-    from onnxruntime import quantization
+def _prepared(model: Path, folder: Path) -> str:
+    """After onnxruntime's own preprocessing, as its page asks."""
     from onnxruntime.quantization import shape_inference
+
+    shape_inference.quant_pre_process(str(model), str(folder / "prepared.onnx"))
+    return str(folder / "prepared.onnx")
+
+
+def static(model: Path, folder: Path, batches: Sequence[Arrays]) -> Path:
+    """`onnxruntime.quantization.quantize_static` with its defaults."""
+    from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
@@ -37,9 +44,8 @@ def static(model: Path, folder: Path, batches: Sequence[Arrays]) -> Path:
         def get_next(self) -> Arrays | None:
             return next(self._rows, None)
 
-    prepared, made = folder / "prepared.onnx", folder / "static.onnx"
-    shape_inference.quant_pre_process(str(model), str(prepared))
-    quantization.quantize_static(str(prepared), str(made), Reader())
+    made = folder / "static.onnx"
+    quantization.quantize_static(_prepared(model, folder), str(made), Reader())
     return made
 
 
@@ -48,7 +54,7 @@ def dynamic(model: Path, folder: Path, _: Sequence[Arrays]) -> Path:
     from onnxruntime import quantization
 
     made = folder / "dynamic.onnx"
-    quantization.quantize_dynamic(str(model), str(made))
+    quantization.quantize_dynamic(_prepared(model, folder), str(made))
     return made
 
 

@@ -84,11 +84,11 @@ def bars(found: Found) -> Iterator[tuple[str, ...]]:
                 f"{found[model]['title']}, {row} rows",
                 f">= {target:g}x",
                 f"{speed:.2f}x",
-                _met(speed >= target),
+                met(speed >= target),
             )
     if "minilm" in found:
         cosine = _cosine(found["minilm"])
-        yield "O2", "MiniLM-L6: cosine", ">= 0.985", f"{cosine:.4f}", _met(cosine >= 0.985)
+        yield "O2", "MiniLM-L6: cosine", ">= 0.985", f"{cosine:.4f}", met(cosine >= 0.985)
     yield from _suite(found)
     for one in found.values():
         yield from (tuple(bar) for bar in one.get("bars", ()))
@@ -100,19 +100,19 @@ def _suite(found: Found) -> Iterator[tuple[str, ...]]:
         return
     slower = [one["name"] for one in shapes if any(timing["low"] < 1.0 for timing in _chosen(one).get("timings", ()))]
     words = f"{len(shapes) - len(slower)} of {len(shapes)}"
-    yield "O4", "never slower than the original", f"{len(shapes)} of {len(shapes)}", words, _met(not slower)
+    yield "O4", "never slower than the original", f"{len(shapes)} of {len(shapes)}", words, met(not slower)
     gains = [_speedup(one, 1) for one in shapes if one["study"]["verdict"] == "optimized"]
     if gains:
         mean = math.exp(sum(map(math.log, gains)) / len(gains))
-        yield "O4", f"geometric mean where a form was chosen ({len(gains)})", ">= 2x", f"{mean:.2f}x", _met(mean >= 2.0)
+        yield "O4", f"geometric mean where a form was chosen ({len(gains)})", ">= 2x", f"{mean:.2f}x", met(mean >= 2.0)
     int8 = [(one["name"], _smaller(one)) for one in shapes if "quantize_static" in _chosen(one).get("name", "")]
     if int8:
         least = min(share for _, share in int8)
         words = f"{100 * least:.1f} % ({len(int8)} models, the least)"
-        yield "O5", "int8 is smaller by", ">= 74 %", words, _met(least >= 0.74)
+        yield "O5", "int8 is smaller by", ">= 74 %", words, met(least >= 0.74)
     if "resnet50" in found:
         first = found["resnet50"]["study"]["cost"].get("first_verdict_s", math.nan)
-        yield "O8", "ResNet-50 shape: first verdict", "<= 60 s", f"{first:.0f} s", _met(first <= 60)
+        yield "O8", "ResNet-50 shape: first verdict", "<= 60 s", f"{first:.0f} s", met(first <= 60)
 
 
 def _model(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -139,9 +139,17 @@ def _beside(one: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _peer(peer: Mapping[str, Any]) -> str:
     if "failed" in peer:
-        return f"failed: {peer['failed'].split(':')[0]}"
+        speed = f"{peer['timing']['speedup']:.2f}x, " if "timing" in peer else ""
+        return f"{speed}failed: {peer['failed'].split(':')[0]}"
     words = f"{peer['timing']['speedup']:.2f}x"
-    return f"{words}, {peer['likeness']['cosine']:.4f}" if "likeness" in peer else words
+    return f"{words}, {_answers(peer['judged'])}" if "judged" in peer else words
+
+
+def _answers(judged: Mapping[str, Any]) -> str:
+    """The accuracy of what was trained, else the cosine."""
+    drop = judged["drop"]
+    told = f"{100 * drop['candidate']:.2f} %" if judged["labelled"] else f"{judged['likeness']['cosine']:.4f}"
+    return f"{told}"
 
 
 def _chosen(one: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -167,7 +175,8 @@ def _interval(timing: Mapping[str, Any]) -> str:
     return f"{timing['speedup']:.2f}x ({timing['low']:.2f} to {timing['high']:.2f})"
 
 
-def _met(kept: bool) -> str:
+def met(kept: bool) -> str:
+    """What a bar says."""
     return "met" if kept else "**missed**"
 
 
