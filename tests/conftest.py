@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from xdist.scheduler import loadscope
 
+# Two processes share two cores: a matrix of a test takes ten times as long on threads that wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 TESTS = Path(__file__).parent
 TIERS = ("unit", "conformance", "house", "integration", "e2e")
 # Tests that measure time, or load a server to its limits, have the machine to themselves (`-m alone`); the others share
@@ -33,7 +37,13 @@ ALONE = (
     "e2e/test_shadow",
 )
 # What their tests share (servers, models) is made once a file, not once in each process.
-WHOLE = ("conformance/test_capture", "e2e/", "integration/test_capture_torch.py", "integration/test_gate")
+WHOLE = (
+    "conformance/test_capture",
+    "conformance/test_techniques",
+    "e2e/",
+    "integration/test_capture_torch.py",
+    "integration/test_gate",
+)
 # Audit events that a unit test must not raise: it neither waits, nor talks, nor starts a process.
 FORBIDDEN_IN_UNIT = frozenset(
     {"time.sleep", "socket.connect", "socket.bind", "subprocess.Popen", "os.posix_spawn", "os.fork", "os.system"}

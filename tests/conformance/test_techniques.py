@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from windlass import errors, plugins
 from windlass.optimization import form as forms
+from windlass.optimization import parameters
 from windlass.optimization.techniques import base
 from windlass.packaging import external_data, onnx_bytes, session
 from windlass.packaging.capture import onnx_graph
@@ -174,8 +175,12 @@ def answers(form: forms.Form, rows: tensor.Tensors) -> tensor.Array:
     return found
 
 
-def check(made: forms.Form, case: Case) -> None:
-    """The rules of packages hold, and it answers any number of rows."""
+def check(made: forms.Form, case: Case, name: str, **given: Any) -> None:
+    """The rules of packages hold, it answers any number of rows, and its step says every parameter.
+
+    A recipe then means the same when defaults change.
+    """
+    assert made.steps == (forms.Step(name, parameters.complete(technique(name), case.form, given)),)
     external_data.check(made.files)
     onnx_graph.check(made.files["model.onnx"], case.signature)
     assert made.runtime == "onnx"
@@ -206,12 +211,11 @@ def test_it_refuses_with_a_sentence_or_makes_what_can_be_served(name: str, case_
         # Only trying shows that there is nothing to gain.
         assert str(e).endswith(".")  # noqa: PT017
         return
-    check(made, case)
+    check(made, case, name)
     assert onnx_bytes.canonical(made.files) == made.files
     assert likeness(made, case) > LEAST.get(name, 0.99)
     assert case.form.files == before
     assert case.form.steps == ()
-    assert [step.technique for step in made.steps] == [name]
     assert made.digest != case.form.digest
     assert all(left.why for left in made.left)
     assert chosen.apply(case.form, {}, materials).files == made.files
@@ -232,8 +236,8 @@ def test_each_choice_of_each_dimension_can_be_made(name: str, tmp_path: Path) ->
                 except (errors.Unsupported, errors.UsageError) as e:
                     assert str(e)  # noqa: PT017 - two choices may not go together
                     continue
-                check(made, case)
-                assert made.steps[-1].parameters[dimension.name] == choice
+                check(made, case, name, **{dimension.name: choice})
+                assert likeness(made, case) > LEAST.get(name, 0.9)
                 tried += 1
     assert tried
 
@@ -263,7 +267,7 @@ def test_nodes_can_be_left_out(name: str, tmp_path: Path) -> None:
     assert nodes[0] in {left.node for left in without.left}
     assert without.size > whole.size
     alone = chosen.apply(case.form, {"exclude": list(nodes[1:])}, materials)
-    check(alone, case)
+    check(alone, case, name, exclude=list(nodes[1:]))
     assert likeness(alone, case) > likeness(whole, case)
     with pytest.raises(errors.UsageError, match="Did you mean"):
         chosen.apply(case.form, {"exclude": [nodes[0] + "_"]}, materials)
@@ -290,6 +294,5 @@ def test_what_trains_gives_a_form_and_leaves_the_network(
     assert chosen.refusal(case.form, without).endswith(".")
     before = {key: value.clone() for key, value in net.state_dict().items()}
     made = chosen.apply(case.form, {}, materials)
-    check(made, case)
-    assert [step.technique for step in made.steps] == [name]
+    check(made, case, name)
     assert all(bool((net.state_dict()[key] == value).all()) for key, value in before.items())

@@ -132,6 +132,15 @@ def test_a_convolution_that_is_the_answer_keeps_its_name(activations: str, per_c
     assert np.abs(run(made) - expected).max() < 0.05 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_that_32_bits_would_not_hold_coarsens_its_weights(per_channel: bool) -> None:
+    small = np.random.default_rng(3).standard_normal((4, 4, 1, 1)).astype(np.float32) * np.float32(1e-7)
+    original = model("y = Conv (x, w, b)", w=small, b=np.array([50.0, -60.0, 70.0, 80.0], np.float32))
+    _, made = quantized(form(original), per_channel=per_channel)
+    expected = run(original)
+    assert np.abs(run(made) - expected).max() < 0.02 * np.abs(expected).max()
+
+
 def test_an_inner_value_that_is_an_answer_too_stays_readable() -> None:
     made = model("a = Conv (x, w) b = Relu (a) c = Conv (b, w) y = Add (c, a)", w=(4, 4, 1, 1))
     made.graph.output.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ("batch", 4, 8, 8)))

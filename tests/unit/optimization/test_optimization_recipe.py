@@ -50,6 +50,7 @@ def test_it_is_for_people() -> None:
         ("seed = 3", "seed = '3'", "'seed'"),
         ("seed = 3", "seed = 3\nsede = 4", "sede"),
         ("technique = ", "technic = ", "'steps[0]'"),
+        ("technique = ", "fast = true\ntechnique = ", "fast"),
         ("bits = 8", "bits = 2026-11-20", "step 1"),
         ("bits = 8", "bits = nan", "step 1"),
         ("bits = 8", "bits = [inf]", "step 1"),
