@@ -1,6 +1,6 @@
 """Which of the measured forms keeps the budget, which is best, and why each of the others is not.
 
-Used by `search` to compare and by `study` to choose. Pure: it only looks at findings. Must never let through a form
+Used by `search` to compare and by `outcome` to choose. Pure: it only looks at findings. Must never let through a form
 that is slower than the original, unless size or memory is the goal.
 """
 

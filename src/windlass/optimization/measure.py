@@ -1,6 +1,6 @@
 """How quick and how large a form is, always beside the one it is compared with.
 
-Called by studies and by `windlass optimize`. Must never time two forms one after the other, nor call a difference one
+Called by studies and profiles. Must never time two forms one after the other, nor call a difference one
 that chance explains.
 """
 

@@ -18,7 +18,7 @@ from windlass.types import signature, tensor
 
 
 class Dimension(msgspec.Struct, frozen=True):
-    """A parameter that a search may set; `choices` are JSON values, the first is the default."""
+    """A parameter that a search may set; `choices` are JSON values, the first is the default (none: it is free)."""
 
     name: str
     choices: tuple[Any, ...]
@@ -59,7 +59,7 @@ class Materials(msgspec.Struct, frozen=True):
 
 
 class Technique(Protocol):
-    """The plugin. `trains`: it needs a live network, a lesson and time.
+    """The plugin. `trains`: it needs a lesson and time, and most a live network: `refusal` says so.
 
     `gains`: by operator of the ONNX graph, the most that it may run faster by (Amdahl's bound is told from them);
     empty where it cannot be said beforehand. `aims` says what it is for.
