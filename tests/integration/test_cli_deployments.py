@@ -242,3 +242,10 @@ def test_keys_are_made_listed_and_ended_through_the_api(far: Cli) -> None:
     assert made["key"] not in far("keys", "list")[1]
     assert far("keys", "revoke", made["id"], "--reason", "left")[0] == 0
     assert "revoked" in far("keys", "list")[1]
+
+
+def test_a_far_version_is_run_here(far: Cli, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps([{"x": [0.0] * 4, "label": 0}] * 30))
+    code, _, said = far("check", "fraud@1", "--data", str(tmp_path / "rows.json"), "--labels", "label")
+    assert "fetching fraud@1" in said
+    assert code in (0, 4), said

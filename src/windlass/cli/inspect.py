@@ -20,20 +20,25 @@ from windlass.types import manifest, refs, signature
 @click.pass_obj
 def inspect(context: output.Context, reference: str) -> None:
     """Show the manifest of the version or package REF."""
-    package = open_package(context, reference)
+    package = open_package(context, reference, whole=False)
     context.result(
         {"digest": package.digest, "manifest": msgspec.to_builtins(package.manifest)},
         lambda: _text(package.digest, package.manifest),
     )
 
 
-def open_package(context: output.Context, reference: str) -> archive.Package:
-    """The package that a reference or a path names."""
+def open_package(context: output.Context, reference: str, *, whole: bool = True) -> archive.Package:
+    """The package that a reference or a path names. `whole`: its bytes are asked for later, so a far one is fetched."""
     ref = refs.parse(reference)
     if ref.kind == "path":
         return archive.open_path(Path(ref.path))
     with planes.registry(context) as registry:
         found: archive.Package = planes.package(context, registry, registry.resolve(ref).digest)
+        if whole and planes.far(context):
+            # Nothing can be asked of the control plane once it is let go.
+            context.say(f"fetching {reference}")
+            every = found.manifest.blobs().values()
+            return archive.in_memory(found.manifest, {blob.digest: found.read(blob) for blob in every})
     return found
 
 

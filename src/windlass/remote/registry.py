@@ -177,7 +177,7 @@ class Registry:
         if registered.job:
             told(f"the control plane checks {registered.name}@{registered.version}")
             self._checked(registered)
-        for one in evidence if registered.created else ():
+        for one in evidence:
             if one.kind == "optimization":
                 self.add_evidence(one, actor=actor)
         found = self.show(refs.Ref(kind="version", name=registered.name, version=registered.version)).version
