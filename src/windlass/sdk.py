@@ -127,8 +127,8 @@ def optimize(
     `data`: rows to judge on, with their labels in the column `labels`: a path or a dict of arrays; None: label-free.
     `train`: rows to train on, `model`: the live torch module behind the version (or `module:factory`). `more` are what
     `--max-drop`, `--max-latency`, `--max-size`, `--max-memory`, `--goal` and `--time` take, as text, and fields of a
-    study's `Job` (`metric`, `techniques`, `batches`, `threads`, `seed`, `trials`, `slices`, `student`). A budget that
-    nothing meets is the report's verdict `missed`: nothing is registered then.
+    study's `Job` (`metric`, `techniques`, `batches`, `threads`, `seed`, `trials`, `slices`, `student`,
+    `adversarial`). A budget that nothing meets is the report's verdict `missed`: nothing is registered then.
     """
     configuration = settings.load({"home": home})
     asked = {key: more.pop(key) for key in _BUDGET if key in more}
@@ -210,7 +210,7 @@ def rows(given: Any) -> dataset.Dataset:
 
 
 _BUDGET = ("max_drop", "max_latency", "max_size", "max_memory", "goal")
-_STUDY = ("metric", "techniques", "batches", "threads", "seed", "trials", "slices", "student", "price")
+_STUDY = ("metric", "techniques", "batches", "threads", "seed", "trials", "slices", "student", "price", "adversarial")
 
 
 def serve(

@@ -45,6 +45,7 @@ class Wishes(msgspec.Struct, frozen=True):
     batches: tuple[int, ...]
     threads: int
     slices: tuple[str, ...]
+    adversarial: bool
     price: float
     replay: Path | None
     report: Path | None
@@ -83,6 +84,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--batch", "batches", multiple=True, type=click.IntRange(1), help="Rows of a measured run.  [1 and 8]")
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="Of one run.")
 @click.option("--slices", multiple=True, metavar="COLUMN", help="Tell of the worst values of a column.")
+@click.option("--adversarial", is_flag=True, help="Judge what is chosen on rows with unsettling noise, too.")
 @click.option(
     "--price",
     default=study.PRICE_PER_CORE_HOUR,
@@ -148,6 +150,7 @@ def _job(context: output.Context, reference: str, wishes: Wishes) -> study.Job:
         labels=labels,
         metric=wishes.metric,
         slices=wishes.slices,
+        adversarial=wishes.adversarial,
         techniques=names,
         seconds=seconds,
         trials=wishes.trials,

@@ -19,7 +19,6 @@ from windlass.registry import registry as registries
 from windlass.types import refs
 
 _WIDE, _HIGH = 64, 12
-_MOST_WHY = 90
 
 
 @click.command()
@@ -65,6 +64,7 @@ def text(found: findings.Report) -> str:
     parts = [found.sentence]
     every = [found.baseline, *words.ordered(found)]
     parts.append(output.table(_header(found), [_row(number, one, found) for number, one in enumerate(every)]))
+    parts.append("\n".join(f"{number:>2}  {one.why}" for number, one in enumerate(every) if number and one.why))
     drawn = _picture(found)
     if drawn:
         parts.append(drawn)
@@ -73,7 +73,7 @@ def text(found: findings.Report) -> str:
         parts.append("\n".join(["Other runtimes answer differently:", *failed]))
     if found.notes:
         parts.append("\n".join(f"note: {note}" for note in found.notes))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _header(found: findings.Report) -> list[str]:
@@ -84,7 +84,6 @@ def _header(found: findings.Report) -> list[str]:
         *(f"SPEED-UP, {words.rows(n).upper()}" for n in _batches(found)),
         "SIZE",
         "DROP",
-        "WHY",
     ]
 
 
@@ -110,7 +109,6 @@ def _row(number: int, one: findings.Candidate, found: findings.Report) -> list[A
         *paces,
         words.smaller(one, found.baseline) or "-",
         "-" if judged is None or original else words.drop(judged.drop),
-        one.why if len(one.why) <= _MOST_WHY else f"{one.why[: _MOST_WHY - 3]}...",
     ]
 
 

@@ -34,14 +34,20 @@ def rows(
     `read` asks the original. With `scores` the smallest lead of the highest over the second counts, else the largest
     change of an answer. `Unsupported` if no input holds fractions.
     """
-    noisy = [spec for spec in shape.inputs if spec.datatype in ("FP16", "FP32", "FP64") and not spec.categories]
-    if not noisy:
-        raise errors.Unsupported("adversarial rows need inputs of fractions, which this model has none of.")
+    noisy = inputs(shape)
     random = np.random.default_rng(seed)
     ranges = {spec.name: _range(spec, given.batches) for spec in noisy}
     batches = tuple(_hardest(read, batch, ranges, scores, size, random) for batch in given.batches)
     digest = hashlib.sha256(f"{given.digest} {size} {seed}".encode()).hexdigest()
     return msgspec.structs.replace(given, batches=batches, digest=f"sha256:{digest}")
+
+
+def inputs(shape: signature.Signature) -> list[signature.TensorSpec]:
+    """The inputs that noise can be put on; `Unsupported` if there are none."""
+    noisy = [spec for spec in shape.inputs if spec.datatype in ("FP16", "FP32", "FP64") and not spec.categories]
+    if not noisy:
+        raise errors.Unsupported("adversarial rows need inputs of fractions, which this model has none of.")
+    return noisy
 
 
 def _hardest(

@@ -38,13 +38,18 @@ _SENSITIVITY_ROWS = 64
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """What measuring depends on: the metric and slices, the threads and rows of a run, the seed."""
+    """What measuring depends on: the metric and slices, the threads and rows of a run, the seed.
+
+    `adversarial`: the chosen form is judged on rows that are hard on purpose too. `most_s` bounds one timing.
+    """
 
     metric: str | None
     slices: tuple[str, ...]
     threads: int
     seed: int
     batches: tuple[int, ...]
+    adversarial: bool = False
+    most_s: float = THOROUGH.most_s
 
 
 class Workbench:
@@ -112,7 +117,8 @@ class Workbench:
 
     def time(self, form: forms.Form, rows: int, thorough: bool) -> findings.Timing:
         """Against the original, in turn, on real rows."""
-        method = msgspec.structs.replace(THOROUGH if thorough else BRIEF, seed=self._setting.seed)
+        method, found = THOROUGH if thorough else BRIEF, self._setting
+        method = msgspec.structs.replace(method, seed=found.seed, most_s=min(method.most_s, found.most_s))
         return measure.pair(
             self._baseline,
             self._opened(form),
@@ -194,6 +200,8 @@ class Workbench:
             found = self._setting
             metric = self.judge.metric if self.judge.labelled else None
             self._final = accuracy.Judge(self.parent, self.split.final, metric, seed=found.seed, slices=found.slices)
+            if found.adversarial:
+                self._final.attack()
         return self._final
 
     def _few(self) -> tuple[tensor.Tensors, ...]:

@@ -33,7 +33,7 @@ def kept(
 ) -> str:
     """Why the version stays as it is, in one sentence."""
     if not tried and profile is not None and not profile.worth:
-        return f"Keep it as it is: {profile.words.rstrip('.')}."
+        return f"Keep it as it is: {_inside(profile.words)}."
     measured = [one for one in tried if one.timings]
     if not measured:
         how = f"none of {len(tried)} forms could be measured" if tried else "no technique applies to it"
@@ -168,9 +168,11 @@ def _answers(asked: budget.Budget, chosen: findings.Candidate) -> str:
     what = drop.name if judged.labelled else f"{drop.name} with the original (there are no labels)"
     seen = f"on {drop.rows} rows that no choice had seen"
     limit = choice.allowed(asked, judged)
-    return (
-        f"{choice.told_drop(drop, what)} {seen} ({'no limit was set' if limit is None else f'{limit:.3g} is allowed'})"
-    )
+    text = f"{choice.told_drop(drop, what)} {seen}"
+    text = f"{text} ({'no limit was set' if limit is None else f'{limit:.3g} is allowed'})"
+    if judged.attacked is not None:
+        text = f"{text}; on the same rows with adversarial noise {choice.told_drop(judged.attacked)}"
+    return text
 
 
 def _inside(why: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 
 from windlass import errors, plugins
 from windlass.optimization import (
+    adversarial,
     budget,
     choice,
     data,
@@ -41,6 +42,9 @@ from windlass.types import refs
 
 # What a form takes to be made, beside being timed and judged, before anything is known of it.
 _MAKING_S = 3.0
+# Of all the time, what one timing may take; it ends before where all is clear.
+_TIMING_SHARE = 1 / 30
+_LEAST_TIMING_S = 1.0
 PRICE_PER_CORE_HOUR = 0.04
 BATCHES = (1, 8)
 
@@ -53,6 +57,7 @@ class Job(msgspec.Struct, frozen=True):
     run that are measured, the first is the one that budgets are about. `network` is the live torch module behind the
     package, `student` makes an untrained one, `teachers` answer the rows of `train`. `replay` is made without a
     search. `kept` is the folder of journals (None: nothing is kept). `price` is of one core for an hour.
+    `adversarial`: what is chosen is judged on rows with noise that unsettles the original, too; they decide nothing.
     """
 
     parent: archive.Package
@@ -75,6 +80,7 @@ class Job(msgspec.Struct, frozen=True):
     replay: recipe.Recipe | None = None
     kept: Path | None = None
     price: float = PRICE_PER_CORE_HOUR
+    adversarial: bool = False
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -227,7 +233,15 @@ def _ready(job: Job, progress: Callable[[str], None], clock: Callable[[], float]
         kept = journal.Journal(folder)
         held.callback(kept.close)
         original = _original(job)
-        setting = instruments.Setting(job.metric, job.slices, job.threads, job.seed, job.batches)
+        setting = instruments.Setting(
+            job.metric,
+            job.slices,
+            job.threads,
+            job.seed,
+            job.batches,
+            job.adversarial,
+            most_s=max(_LEAST_TIMING_S, _TIMING_SHARE * job.seconds),
+        )
         materials = base.Materials(
             signature=job.parent.manifest.signature,
             calibration=split.calibration.batches,
@@ -290,6 +304,8 @@ def _fitting(job: Job, parent: session.Session) -> Job:
             f"the version takes {choice.told_rows(most)} at once, not {min(job.batches, default=0)}.",
             hint="Give a smaller --batch.",
         )
+    if job.adversarial:
+        adversarial.inputs(parent.contract.signature)
     seed = job.seed if job.replay is None else job.replay.seed
     return msgspec.structs.replace(job, batches=batches, seed=seed)
 
@@ -325,7 +341,7 @@ def _identity(job: Job, split: data.Split) -> dict[str, Any]:
     return {
         "parent": job.parent.digest,
         "rows": [split.calibration.digest, split.search.digest, split.final.digest],
-        "asked": [job.metric, list(job.slices), job.seed, list(job.batches), job.threads, job.labels],
+        "asked": [job.metric, list(job.slices), job.seed, list(job.batches), job.threads, job.labels, job.adversarial],
         "train": None if job.train is None else job.train.digest,
         "networks": [*networks, *(one.digest for one in job.teachers)],
         "machine": [verdicts.software(), verdicts.isa(), os.cpu_count()],

@@ -5,14 +5,12 @@ Loaded by `parity.py` through the catalogue. Must never change the network.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
-import torch
 
 from windlass.optimization import form as forms
 from windlass.optimization.peers import base
-from windlass.packaging.capture import torch_original
 from windlass.runtimes import onnx as served
 from windlass.types import tensor
 
@@ -41,8 +39,11 @@ class Network:
         return cls.named(form.network, inputs, tuple(each.name for each in graph.output))
 
     @classmethod
-    def named(cls, network: torch.nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> base.Run:
+    def named(cls, network: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> base.Run:
         """A copy of a network, whose inputs and outputs bear these names in their order."""
+        # Loaded where there is a network: PyTorch takes seconds, and every study asks for a refusal.
+        from windlass.packaging.capture import torch_original
+
         ready, _ = torch_original.ready(network)
 
         def run(given: tensor.Tensors) -> tensor.Tensors:

@@ -11,6 +11,7 @@ from windlass.optimization import findings
 from windlass.optimization.report import pictures, words
 
 _STYLE = """
+body { max-width: 120rem; } h1 { max-width: 60rem; } svg { max-width: min(100%, 60rem); }
 .kind { color: var(--soft); font-weight: 600; letter-spacing: .02em; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; margin: 1.2rem 0; }
 .tiles div { border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
