@@ -168,7 +168,7 @@ def made(
     _prune(model)
     try:
         files = onnx_bytes.canonical({external_data.MODEL_FILE: model.SerializeToString()})
-        external_data.check(files)
+        external_data.check(files, packaged=True)
         onnx_graph.check(bytes(files[external_data.MODEL_FILE]), expected)
     except (errors.GateRefused, errors.CorruptPackage, errors.CaptureFailed) as e:
         raise errors.Unsupported(f"what '{step.technique}' made breaks a rule of packages: {e}") from None

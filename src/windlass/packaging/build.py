@@ -59,7 +59,7 @@ def build(
     if source.runtime == "onnx":
         external_data.check(files)
         files = onnx_bytes.canonical(files)
-        contents = external_data.check(files)
+        contents = external_data.check(files, packaged=True)
     inputs, outputs = _golden(source, files)
     # Read off the loaded transforms, so that versions can be compared by what people send without loading either.
     loaded = [session.load_transform(t.kind, t.parameters, t.files) for t in source.transforms]

@@ -37,6 +37,7 @@ DOMAINS = frozenset(
 )
 Buffer: TypeAlias = bytes | memoryview
 _MAX_DEPTH = 100
+_MAIN_DEPTH = 2
 _MAX_FIELDS = 2_000_000
 _KEYS = frozenset(("location", "offset", "length", "checksum"))
 _NUMBER = re.compile(r"[0-9]{1,18}")
@@ -60,12 +61,13 @@ _ONCE |= {("Sparse", 1), ("Sparse", 2)}
 
 
 class External(NamedTuple):
-    """A tensor whose bytes lie in another file: [offset, offset + length)."""
+    """A tensor whose bytes lie in another file: [offset, offset + length). `inner`: no constant of the main graph."""
 
     tensor: str
     location: str
     offset: int
     length: int
+    inner: bool = False
 
 
 class Contents(NamedTuple):
@@ -100,7 +102,8 @@ def inspect(data: Buffer) -> Contents:
         if depth > _MAX_DEPTH:
             _refuse(f"it nests deeper than {_MAX_DEPTH} levels")
         if kind == "Tensor":
-            _read_tensor(message, walk)
+            # Model, Graph, Tensor: what lies deeper is in a node's attribute, a function, or sparse.
+            _read_tensor(message, walk, inner=depth != _MAIN_DEPTH)
         elif kind == "OperatorSet":
             _read_opset(message, walk)
         else:
@@ -120,11 +123,18 @@ def inspect(data: Buffer) -> Contents:
     return _conclude(walk)
 
 
-def check(files: Mapping[str, Buffer], main: str = MODEL_FILE) -> Contents:
-    """Check a package's ONNX file against the package's other files; nothing may be named that is not among them."""
+def check(files: Mapping[str, Buffer], main: str = MODEL_FILE, *, packaged: bool = False) -> Contents:
+    """Check a package's ONNX file against the package's other files; nothing may be named that is not among them.
+
+    `packaged`: nor may a tensor inside a node or function be external. onnxruntime is given the files in memory, but
+    those it opens by name, in whatever folder the process is. Building a package brings them inside.
+    """
     if main not in files:
         _refuse(f"the package has no '{main}'")
     contents = inspect(files[main])
+    inner = next((one for one in contents.externals if one.inner and packaged), None)
+    if inner is not None:
+        _refuse(f"its external tensor {inner.tensor[:64]!r} is inside a node: only a constant of the graph may be")
     _check_ranges(contents.externals, {name: memoryview(data).nbytes for name, data in files.items() if name != main})
     unused = set(files) - {main} - {external.location for external in contents.externals}
     if unused:
@@ -220,7 +230,7 @@ def _read_opset(message: memoryview, walk: _Walk) -> None:
     walk.opsets.append((domain, version))
 
 
-def _read_tensor(message: memoryview, walk: _Walk) -> None:
+def _read_tensor(message: memoryview, walk: _Walk, *, inner: bool) -> None:
     name, inline = "", False
     dims: list[int] = []
     kinds: list[int] = []
@@ -243,7 +253,7 @@ def _read_tensor(message: memoryview, walk: _Walk) -> None:
         return
     if locations != [_EXTERNAL] or len(kinds) != 1 or inline:
         _refuse(f"its tensor {name[:64]!r} is neither inline nor external")
-    walk.externals.append(_external(name, entries, kinds[0], dims))
+    walk.externals.append(_external(name, entries, kinds[0], dims)._replace(inner=inner))
 
 
 def _external(name: str, entries: list[tuple[str, str]], kind: int, dims: list[int]) -> External:

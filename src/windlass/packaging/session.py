@@ -77,7 +77,7 @@ def open(  # noqa: A001 - read as session.open
     _require_isa(spec.needs_isa)
     files = package.model_files()
     if spec.runtime == "onnx":
-        contents = external_data.check(files)
+        contents = external_data.check(files, packaged=True)
         if (contents.ir_version, contents.opset) != (spec.ir_version, spec.opset):
             raise errors.CorruptPackage(
                 f"The model's file is of IR version {contents.ir_version} and opset {contents.opset}: "

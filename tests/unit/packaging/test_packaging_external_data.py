@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from windlass import errors
-from windlass.packaging import external_data
+from windlass.packaging import external_data, onnx_bytes
+from windlass.runtimes import base as runtimes
+from windlass.runtimes import onnx as onnx_runtime
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(4, 3)
 DATA = WEIGHT.tobytes()
@@ -135,6 +138,43 @@ def test_external_data_is_found_wherever_a_tensor_may_be(place: str) -> None:
         check(made)
     found = external_data.inspect(PLACES[place](external("w.bin")).SerializeToString())
     assert {item.location for item in found.externals} == {"w.bin"}
+
+
+@pytest.mark.promise("P-22")
+@pytest.mark.threat("F5")
+@pytest.mark.parametrize("place", PLACES)
+def test_in_a_package_only_constants_of_the_main_graph_lie_outside(place: str) -> None:
+    made = PLACES[place](external("w.bin")).SerializeToString()
+    files = {"model.onnx": made, "w.bin": DATA}
+    if place == "initializer":
+        assert external_data.check(files, packaged=True).externals
+        return
+    with pytest.raises(errors.CorruptPackage, match=r"is inside a node"):
+        external_data.check(files, packaged=True)
+
+
+def test_onnxruntime_reads_nothing_from_the_folder_it_runs_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why: what lies inside a node it opens by its name, wherever the process is."""
+    branches = {
+        "then_branch": helper.make_graph(
+            [helper.make_node("MatMul", ["x", "v"], ["t"])], "t", [], [value("t", "batch", 3)], [external(name="v")]
+        ),
+        "else_branch": helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["e"])], "e", [], [value("e", "batch", 3)]
+        ),
+    }
+    made = model()
+    made.graph.node[0].CopyFrom(helper.make_node("If", ["c"], ["y"], **branches))
+    made.graph.initializer.append(numpy_helper.from_array(np.array(True), "c"))
+    files = {"model.onnx": made.SerializeToString(), "w.bin": DATA}
+    (tmp_path / "w.bin").write_bytes(bytes(len(DATA)))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.CorruptPackage, match="is inside a node"):
+        external_data.check(files, packaged=True)
+    whole = onnx_bytes.canonical(files)
+    assert not external_data.check(whole, packaged=True).externals
+    found = onnx_runtime.OnnxRuntime.load(whole, runtimes.Options()).run({"x": np.ones((1, 4), np.float32)})
+    assert np.allclose(found["y"], np.ones((1, 4), np.float32) @ WEIGHT)
 
 
 @pytest.mark.promise("P-22")
