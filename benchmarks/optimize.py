@@ -8,11 +8,13 @@ last part of RESULTS.md. Must never time two forms one after the other.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -168,15 +170,21 @@ def say(words: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {words}", file=sys.stderr, flush=True)
 
 
-def kept(name: str, make: Any, *, again: bool) -> dict[str, Any]:
-    """What was measured of a model before, else what is measured now."""
+def kept(name: str, make: Any, *, again: bool) -> dict[str, Any] | None:
+    """What was measured of a model before, else what is measured now; None where that went wrong, which is said."""
     path = KEPT / f"{name}.json"
     if path.exists() and not again:
         return json.loads(path.read_text())
     say(f"{name}: begins")
-    found = make()
+    try:
+        found = make()
+    except Exception:
+        # The others go on: each takes minutes.
+        say(f"{name}: failed\n{traceback.format_exc()}")
+        return None
     KEPT.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1))
+    say(f"{name}: done")
     return found
 
 
@@ -193,16 +201,19 @@ def main() -> int:
     chosen += [] if options.only else list(trained.STUDIES)
     found: dict[str, dict[str, Any]] = {}
     for name in chosen:
-        if name in shapes.SHAPES:
-            shape = shapes.SHAPES[name]
-            found[name] = kept(name, lambda shape=shape: measured(shape, quick=options.quick), again=options.again)
-        else:
-            found[name] = kept(name, lambda make=trained.STUDIES[name]: make(quick=options.quick), again=options.again)
+        shape = shapes.SHAPES.get(name)
+        make = functools.partial(*(trained.STUDIES[name],) if shape is None else (measured, shape), quick=options.quick)
+        one = kept(name, make, again=options.again)
+        if one is not None:
+            found[name] = one
+    failed = [name for name in chosen if name not in found]
     text = report.section(found)
     print(text)
-    if not options.quick and not options.only:
+    if failed:
+        say(f"failed, and not published: {', '.join(failed)}")
+    elif not options.quick and not options.only:
         report.publish(text, found)
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

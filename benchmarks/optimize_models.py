@@ -35,7 +35,7 @@ class Shape:
     rows: Callable[[int], Arrays]
     size: int = 96
     max_batch: int = 32
-    seconds: float = 40.0
+    seconds: float = 25.0
     labels: Callable[[int], np.ndarray] | None = None
     cosine: float | None = None
     compiled: tuple[str, ...] = ()
@@ -293,14 +293,13 @@ SHAPES = {
             _CHARACTERS,
             size=6000,
             labels=_CHARACTER_LABELS,
-            compiled=(_COMPILE,),
         ),
         Shape("resnet18", "ResNet-18 shape", _resnet18, _IMAGE),
-        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=90.0, compiled=(_COMPILE,)),
+        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=75.0, compiled=(_COMPILE,)),
         Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE),
         Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 64, 8),
         Shape("lstm", "LSTM 2 x 256, 64 steps", _lstm, _images(64, 64), 256),
-        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 64, seconds=60.0),
+        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 64, seconds=45.0),
         Shape(
             "bert",
             "BERT-base shape, 128 tokens",
@@ -308,7 +307,7 @@ SHAPES = {
             _tokens(128),
             size=64,
             max_batch=16,
-            seconds=90.0,
+            seconds=75.0,
             compiled=(_COMPILE, _TORCHAO),
         ),
         Shape(
@@ -317,7 +316,7 @@ SHAPES = {
             models.MODELS["minilm"].build,
             _sentences(128),
             size=128,
-            seconds=60.0,
+            seconds=45.0,
             cosine=0.985,
             compiled=(_COMPILE, _TORCHAO),
         ),
