@@ -90,6 +90,8 @@ def nearest(
     """The form that misses what is asked by least, and what it misses; None if none was measured."""
     known = [(one, faults(asked, baseline, one)) for one in tried if one.verdict != "failed"]
     known = [(one, found) for one, found in known if found]
+    # What was given up before it was judged may lack more than is known of it.
+    known = [pair for pair in known if pair[0].judged is not None or not pair[0].timings] or known
     return min(known, key=lambda pair: excess(pair[1]), default=None)
 
 

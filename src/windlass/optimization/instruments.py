@@ -154,9 +154,8 @@ class Workbench:
         fallen = sensitivity.fall_back(
             found, make, lambda form: self.judge.judge(self._opened(form).run), accept, go_on=go_on
         )
-        if fallen is None or not fallen.accepted:
-            return trials.Rescue((), found)
-        return trials.Rescue(fallen.excluded, fallen.layers)
+        # What does not keep the budget either is told as the nearest.
+        return trials.Rescue((), found) if fallen is None else trials.Rescue(fallen.excluded, fallen.layers)
 
     def layers(self, root: forms.Form, step: forms.Step, go_on: Callable[[], bool]) -> tuple[findings.Layer, ...]:
         """How much each node that a step would quantize suffers, alone."""

@@ -39,7 +39,7 @@ def kept(
         how = f"none of {len(tried)} forms could be measured" if tried else "no technique applies to it"
         return f"Keep it as it is: {how}{f' ({tried[0].name}: {_inside(tried[0].why)})' if tried else ''}."
     # What is faster or smaller tells more than what changes nothing.
-    gained = [one for one in measured if _gained(asked, baseline, one)]
+    gained = [one for one in measured if one.judged is not None and _gained(asked, baseline, one)]
     near = choice.nearest(asked, baseline, gained or measured)
     best = near[0] if near is not None else measured[0]
     return f"Keep it as it is: of {len(tried)} forms the nearest is {best.name}: {_inside(best.why)}."

@@ -49,8 +49,8 @@ class Instruments(msgspec.Struct, frozen=True):
 
 
 class Rescue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The nodes to leave out, so that a quantized form keeps the accuracy (empty: nothing helps), and each layer's
-    sensitivity."""
+    """The nodes to leave out, so that a quantized form keeps the accuracy or comes nearest to it (empty: none could be
+    tried), and each layer's sensitivity."""
 
     excluded: tuple[str, ...]
     layers: tuple[findings.Layer, ...]
