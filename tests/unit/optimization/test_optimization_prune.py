@@ -111,6 +111,18 @@ def test_heads_and_normalized_channels_are_left() -> None:
     assert any("its forward pass may name their number" in item.why for item in made.left)
 
 
+@pytest.mark.parametrize("over", [torch.nn.LayerNorm(32), torch.nn.Softmax(dim=-1), torch.nn.GroupNorm(2, 32)])
+def test_what_computes_over_all_channels_keeps_them(over: torch.nn.Module) -> None:
+    def make() -> torch.nn.Module:
+        linear, relu = torch.nn.Linear, torch.nn.ReLU
+        return torch.nn.Sequential(linear(8, 32), over, linear(32, 32), relu(), linear(32, 3))
+
+    made = prune_structural.prune(seeded(make), ("input",), {"input": ROWS[:, 0, 0]}, 0.5)
+    assert [layer.out_features for layer in made.network if isinstance(layer, torch.nn.Linear)] == [32, 16, 3]
+    # Without these channels it runs, and computes something else.
+    assert {item.node: "with zeros in them" in item.why for item in made.left} == {"0": True, "4": False}
+
+
 def test_a_network_with_nothing_to_take_out_is_refused() -> None:
     with pytest.raises(errors.Unsupported, match=r"no channels can be taken out .* 0: its channels are the network's"):
         prune_structural.prune(torch.nn.Sequential(torch.nn.Linear(8, 32)), ("input",), {"input": ROWS[:, 0, 0]}, 0.5)
