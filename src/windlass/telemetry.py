@@ -38,7 +38,8 @@ EXPOSURES = Metric(
 )
 SHADOWED = Metric(
     "windlass_shadow_requests_total",
-    "Answered requests that a shadow might be asked: skipped, dropped, mirrored; compared, disagreed, failed.",
+    "Answered requests that a shadow might be asked: skipped, dropped, mirrored; compared, disagreed, failed; "
+    "of those with one row, to which both gave a class: classed, class_differed.",
     ("model", "shadow", "result"),
 )
 SHADOW_ROWS = Metric(

@@ -69,6 +69,12 @@ class Hands:
             observed = msgspec.structs.replace(observed, arms=observed.arms | arms)
         return self._told.scores(target, wish.name, observed, under_way.started_at)
 
+    def labelled(
+        self, wish: deployment.Desired, under_way: rollouts.Rollout, observed: deployment.Observed
+    ) -> deployment.Observed:
+        """What was observed with who was right about the mirrored requests that have a label."""
+        return self._told.labelled(self._target(wish), under_way, observed)
+
     def apply(self, wish: deployment.Desired, wanted: deployment.Wanted | None) -> bool:
         """Make it so, if we still lead; whether there is something new to look at. None: nothing is to run.
 

@@ -160,6 +160,8 @@ class Reconciler:
             # looked at.
             self._hands.apply(wish, decide.wanted(plan, state, deployment.Observed(self._clock(), measured=False)))
             observed = self._hands.measured(wish, under_way)
+        if decide.heeds_labels(plan, state):
+            observed = self._hands.labelled(wish, under_way, observed)
         judgement = decide.judge(plan, state, observed)
         step = decide.decide(plan, state, observed, judgement, self._clock())
         if step.done and step.outcome == "new" and step.wanted is not None and under_way.old is not None:

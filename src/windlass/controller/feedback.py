@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from windlass.controller import labelled
 from windlass.records import feedback, rollouts
 from windlass.storage import database
 from windlass.targets import base
@@ -56,6 +57,17 @@ class Feedback:
         self._rows = rows
         self._clock = clock
         self._logs: dict[str, _Log] = {}
+        self._pairs: dict[str, labelled.Pairs] = {}
+
+    def labelled(
+        self, target: base.Target, under_way: rollouts.Rollout, observed: deployment.Observed
+    ) -> deployment.Observed:
+        """What was observed with who was right about the mirrored requests of a rollout that have a label."""
+        name = under_way.deployment
+        pairs = self._pairs.get(name)
+        if pairs is None or pairs.rollout != under_way.id:
+            pairs = self._pairs[name] = labelled.Pairs(under_way)
+        return msgspec.structs.replace(observed, labelled=pairs.join(self._rows, target, name))
 
     def scores(
         self, target: base.Target, name: str, observed: deployment.Observed, since: float
@@ -78,6 +90,7 @@ class Feedback:
     def forget(self, name: str) -> None:
         """Drop what is in mind of a deployment."""
         self._logs.pop(name, None)
+        self._pairs.pop(name, None)
 
     def _join(self, target: base.Target, name: str, since: float, *, counts: bool) -> None:
         rows = self._waiting(name)

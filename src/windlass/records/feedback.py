@@ -184,6 +184,21 @@ def counted(connection: sa.Connection, deployment: str, *, since: float) -> tupl
     return tuple(connection.execute(query.where(f.c.request != "")).scalars())
 
 
+def labels(connection: sa.Connection, deployment: str, requests: Sequence[str]) -> dict[str, str]:
+    """The first label (a text that is not empty) of each of these requests that has one; it never changes."""
+    f = tables.feedback
+    found: dict[str, str] = {}
+    for start in range(0, len(requests), _PAGE):
+        query = (
+            sa.select(f.c.request, f.c.label)
+            .where(f.c.deployment == deployment, f.c.request.in_(requests[start : start + _PAGE]), f.c.label != "")
+            .order_by(f.c.revision)
+        )
+        for request, label in connection.execute(query):
+            found.setdefault(request, label)
+    return found
+
+
 def standing(connection: sa.Connection, deployment: str) -> Standing:
     """What is known of a deployment's feedback; each label by its newest revision."""
     f = tables.feedback

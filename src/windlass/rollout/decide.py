@@ -121,6 +121,12 @@ def judge(plan: plans.Plan, state: State, observed: deployment.Observed) -> evid
     )
 
 
+def heeds_labels(plan: plans.Plan, state: State) -> bool:
+    """Whether the labels of mirrored requests (`Observed.labelled`) have a say at this step of the course."""
+    guard = plan.course.mirror_guard
+    return plan.course.stages[state.stage].mirror > 0 and guard is not None and guard.labels
+
+
 def decide(
     plan: plans.Plan, state: State, observed: deployment.Observed, judgement: evidence.Judgement, now: float
 ) -> Step:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from windlass.rollout import comparisons, phrases
+from windlass.rollout import comparisons, labels, phrases
 from windlass.rollout.comparisons import Finding, Verdict
 from windlass.statistics import eprocess
 from windlass.types import deployment
@@ -38,8 +38,9 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     the rates below `margin`. `slow_ms`: ok answers that took longer are slow (0: not known yet, nothing is promoted);
     without `latency`, none is. `sticky`: keys, not requests, are drawn. `by`: "events" of real traffic; "mirror":
     `observed.mirrored`; "scores": means of `observed.scores` beside the events. `disagreement`: of 1, the compared
-    answers of a mirror that may differ. `score_margin`: by how much a mean score may be lower (0: promotion asks for a
-    higher one).
+    answers of a mirror that may differ. `labels`: `observed.labelled` says who is right where classes differ, and
+    `disagreement` is by what part of the requests fewer may be answered rightly, or may fail. `score_margin`: by how
+    much a mean score may be lower (0: promotion asks for a higher one).
     """
 
     alpha: float = 0.01
@@ -52,6 +53,7 @@ class Guard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     sticky: bool = False
     by: Literal["events", "mirror", "scores"] = "events"
     disagreement: float = 0.01
+    labels: bool = False
     score_margin: float = 0.0
 
 
@@ -106,7 +108,15 @@ def judge(
         return Judgement("CONTINUE", "what runs is known, what came of it is not: without counts nothing is concluded")
     if guard.by == "mirror":
         mirrored = observed.mirrored or deployment.Mirrored()
-        found = [comparisons.agreement(candidate, mirrored, guard.alpha, guard.disagreement)]
+        if not guard.labels:
+            found = [comparisons.agreement(candidate, mirrored, guard.alpha, guard.disagreement)]
+        else:
+            told = observed.labelled or deployment.Labelled()
+            terms = labels.Terms(guard.alpha, guard.disagreement)
+            found = [
+                labels.failures(candidate, mirrored, terms),
+                labels.right((baseline, candidate), mirrored, told, terms),
+            ]
         return _decided(guard, baseline, found, 0)
     drawn = comparisons.gather(baseline, candidate, observed, began)
     if not len(drawn.share):

@@ -22,6 +22,8 @@ GRID = 60
 # Fine near 1, where thousands of requests show a share that is off by a percent.
 _OFF = np.geomspace(1e-3, np.log(WIDEST), GRID // 2)
 _ODDS = np.concatenate([-_OFF[::-1], _OFF])
+# Coins between a fair and a certain one: fine enough for thousands of pairs.
+_COINS = (1.0 + (np.arange(512) + 0.5) / 512) / 2.0
 
 
 class Split(NamedTuple):
@@ -90,3 +92,15 @@ def log_mismatch(drawn: Split) -> float:
     The mixture is over odds between 1/64 and 64 times those announced, most of it close to them.
     """
     return float(log_mean(log_ratio(drawn, np.exp(_ODDS), 1.0)))
+
+
+def log_worse(worse: float, better: float) -> float:
+    """Log of the evidence against "of the pairs of which one is right, the candidate is wrong in at most half".
+
+    `worse` and `better` are the pairs in which it alone was wrong, and right; others say nothing. With q the chance
+    that it is the wrong one, E = integral of (2q)^worse (2(1 - q))^better dF(q), F uniform on 512 points between 1/2
+    and 1: a mixture of likelihood ratios against q = 1/2 (Robbins, Statistical methods related to the law of the
+    iterated logarithm, 1970). For each point r a pair whose chance is q multiplies the expectation by
+    2 q r + 2 (1 - q)(1 - r), at most 1 if q <= 1/2, whatever came before: the sign test, at any number of looks.
+    """
+    return float(log_mean(worse * np.log(2.0 * _COINS) + better * np.log(2.0 * (1.0 - _COINS))))

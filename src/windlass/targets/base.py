@@ -36,6 +36,45 @@ class Exposed(Protocol):
         ...
 
 
+class Differing(Protocol):
+    """A mirrored request to which the shadow gave another class (the fields of the data plane's log of the name)."""
+
+    @property
+    def time(self) -> float:
+        """When they were compared, in seconds since the epoch."""
+        ...
+
+    @property
+    def request(self) -> str:
+        """The request's id."""
+        ...
+
+    @property
+    def arm(self) -> str:
+        """The arm whose answer was sent."""
+        ...
+
+    @property
+    def shadow(self) -> str:
+        """The arm that was asked too."""
+        ...
+
+    @property
+    def answered(self) -> str:
+        """The class in the answer that was sent."""
+        ...
+
+    @property
+    def mirrored(self) -> str:
+        """The class that the shadow gave."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The `Wanted.epoch` under which the request was answered: the number of the rollout."""
+        ...
+
+
 class Target(Protocol):
     """A place where deployments run. All calls are idempotent; each may take seconds and raise `WindlassError`."""
 
@@ -54,6 +93,10 @@ class Target(Protocol):
 
     def exposures(self, name: str, since: float) -> Iterator[Exposed]:
         """Which request went to which arm, from a time (seconds since the epoch) on, oldest first."""
+        ...
+
+    def differing(self, name: str, since: float) -> Iterator[Differing]:
+        """The mirrored requests of one row with two classes, compared from a time (epoch seconds) on, oldest first."""
         ...
 
     def remove(self, name: str) -> None:

@@ -121,6 +121,8 @@ def _mirrored(told: Mapping[str, int]) -> deployment.Mirrored | None:
         dropped=told.get("dropped", 0),
         rows=told.get("scored", 0),
         same=told.get("same_top", 0),
+        classed=told.get("classed", 0),
+        class_differed=told.get("class_differed", 0),
     )
 
 

@@ -20,7 +20,7 @@ from windlass.client import control
 from windlass.records import keys as key_rows
 from windlass.security import pepper
 from windlass.serving import launch
-from windlass.serving.routing import exposures
+from windlass.serving.routing import differing, exposures
 from windlass.serving.transport import addresses
 from windlass.targets import base, counted
 from windlass.types import deployment, spec
@@ -131,6 +131,10 @@ class Local:
         for one in exposures.read(Path(self._template.state), name, since):
             if one.how in ("draw", "sticky"):
                 yield one
+
+    def differing(self, name: str, since: float) -> Iterator[base.Differing]:
+        """As `base.Target.differing`, from the log that the server keeps in its state folder."""
+        yield from differing.read(Path(self._template.state), name, since)
 
     def tell_keys(self) -> bool:
         """Put the keys of the home in force on the server, if it runs and has others; False: there is no more to do."""

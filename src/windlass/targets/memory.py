@@ -29,6 +29,18 @@ class Exposure(msgspec.Struct, frozen=True):
     key: str = ""
 
 
+class Differing(msgspec.Struct, frozen=True):
+    """One line of the log of mirrored requests with two classes."""
+
+    time: float
+    request: str
+    arm: str
+    shadow: str
+    answered: str
+    mirrored: str
+    epoch: int = 0
+
+
 class _Run(msgspec.Struct, frozen=True):
     """What one deployment is at this moment; replaced as a whole."""
 
@@ -51,6 +63,7 @@ class Memory:
         self._clock = clock
         self._runs: dict[str, _Run] = {}
         self._log: dict[str, list[Exposure]] = {}
+        self._differing: dict[str, list[Differing]] = {}
         self.refused: dict[str, str] = {}
         self.failed: dict[str, str] = {}
         self.loading: set[str] = set()
@@ -97,6 +110,11 @@ class Memory:
         self._answer()
         return iter([line for line in self._log.get(name, ()) if line.time >= since])
 
+    def differing(self, name: str, since: float) -> Iterator[base.Differing]:
+        """As `base.Target.differing`: what `differ` was told."""
+        self._answer()
+        return iter([line for line in self._differing.get(name, ()) if line.time >= since])
+
     def remove(self, name: str) -> None:
         """As `base.Target.remove`. The counts stay, as those of a real target do."""
         self._answer()
@@ -132,6 +150,10 @@ class Memory:
     def expose(self, name: str, line: Exposure) -> None:
         """A request was sent to an arm."""
         self._log.setdefault(name, []).append(line)
+
+    def differ(self, name: str, line: Differing) -> None:
+        """A mirrored request got two classes."""
+        self._differing.setdefault(name, []).append(line)
 
     def lose(self, name: str) -> None:
         """The target was started anew and runs nothing; what it counted is known still."""

@@ -176,6 +176,17 @@ class Mirrored(msgspec.Struct, frozen=True):
     # Of compared rows with scores: all, and those with the same highest.
     rows: int = 0
     same: int = 0
+    # Compared requests of one row to which both gave a class, and those to which they gave two.
+    classed: int = 0
+    class_differed: int = 0
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """Of a rollout's mirrored requests with two classes, those with a label: who was right about how many."""
+
+    old: int = 0
+    new: int = 0
+    neither: int = 0
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -194,3 +205,5 @@ class Observed(msgspec.Struct, frozen=True):
     measured: bool = True
     # Scores in [0, 1] by arm, in the order in which they came; 1 is best. From feedback, joined by the controller.
     scores: dict[str, tuple[float, ...]] = {}
+    # From feedback too; None: it was not asked for.
+    labelled: Labelled | None = None

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from windlass import errors
 from windlass.controller import feedback as joining
-from windlass.records import feedback
+from windlass.controller import labelled
+from windlass.records import feedback, rollouts
 from windlass.serving.routing import sticky
 from windlass.storage import database
 from windlass.types import deployment
@@ -28,11 +29,22 @@ class Exposed(msgspec.Struct, frozen=True):
     key: str = ""
 
 
+class Differing(msgspec.Struct, frozen=True):
+    time: float
+    request: str
+    answered: str
+    mirrored: str
+    arm: str = "3"
+    shadow: str = "4"
+    epoch: int = 7
+
+
 class Target:
     """A log of who was sent where, and nothing else."""
 
     def __init__(self) -> None:
         self.log: list[Exposed] = []
+        self.differed: list[Differing] = []
         self.reads = 0
 
     def send(self, request: str, arm: str, key: str = "", at: float = NOW) -> None:
@@ -42,6 +54,10 @@ class Target:
         assert name == NAME
         self.reads += 1
         return iter([one for one in self.log if one.time >= since])
+
+    def differing(self, name: str, since: float) -> Iterator[Differing]:
+        assert name == NAME
+        return iter([one for one in self.differed if one.time >= since])
 
     def apply(self, wanted: deployment.Wanted) -> None: ...
     def observe(self, name: str) -> deployment.Observed: ...  # type: ignore[empty-body]
@@ -210,3 +226,60 @@ def test_what_was_seen_is_a_beginning_of_what_is_seen_later(
             world.now += 1
     finally:
         rows.close()
+
+
+def _rollout(**changed: Any) -> rollouts.Rollout:
+    old, new = (deployment.Release(NAME, version, f"sha256:{version:064x}") for version in (3, 4))
+    fields: dict[str, Any] = dict.fromkeys(rollouts.Rollout.__struct_fields__)
+    fields |= {"id": "r", "deployment": NAME, "number": 7, "old": old, "new": new, "started_at": NOW}
+    return rollouts.Rollout(**(fields | changed))
+
+
+def _labelled(world: World, under_way: rollouts.Rollout | None = None) -> tuple[int, int, int]:
+    seen = deployment.Observed(at=world.now)
+    told = world.joiner.labelled(world.target, under_way or _rollout(), seen).labelled
+    assert told is not None
+    return told.old, told.new, told.neither
+
+
+def test_labels_say_who_was_right_about_mirrored_requests(world: World) -> None:
+    for number, classes in enumerate((("fine", "fraud"), ("fraud", "fine"), ("fine", "fraud"), ("other", "fine"))):
+        world.target.differed.append(Differing(NOW + number, f"r{number}", *classes))
+    assert _labelled(world) == (0, 0, 0)
+    world.tell(*(feedback.Given(0.0, request=f"r{number}", label=" fraud") for number in range(4)))
+    # About r1 the old version was right, about r0 and r2 the new one, about r3 neither.
+    assert _labelled(world) == (1, 2, 1)
+    assert _labelled(world) == (1, 2, 1)
+    world.restart()
+    assert _labelled(world) == (1, 2, 1), "another controller counts the same"
+
+
+def test_the_first_line_and_the_first_label_of_a_request_count(world: World) -> None:
+    world.target.differed += [Differing(NOW, "r1", "a", "b"), Differing(NOW + 1, "r1", "b", "a")]
+    world.tell(feedback.Given(1.0, request="r1"))
+    assert _labelled(world) == (0, 0, 0), "a score says nothing of the other version"
+    world.tell(feedback.Given(1.0, request="r1", label="a"))
+    world.tell(feedback.Given(0.0, request="r1", label="b"))
+    assert _labelled(world) == (1, 0, 0)
+    world.restart()
+    assert _labelled(world) == (1, 0, 0)
+
+
+def test_requests_of_other_rollouts_and_arms_do_not_count(world: World) -> None:
+    world.target.differed += [
+        Differing(NOW, "r1", "a", "b", epoch=6),
+        Differing(NOW, "r2", "a", "b", arm="2"),
+        Differing(NOW, "r3", "a", "b", shadow="5"),
+        Differing(NOW, "r4", "a", "b"),
+    ]
+    world.tell(*(feedback.Given(0.0, request=f"r{number}", label="b") for number in range(5)))
+    assert _labelled(world) == (0, 1, 0)
+    assert _labelled(world, _rollout(id="s", number=6)) == (0, 1, 0)
+    assert _labelled(world, _rollout(id="t", number=8)) == (0, 0, 0)
+
+
+def test_what_is_kept_in_mind_of_mirrored_requests_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelled, "MOST_REQUESTS", 2)
+    world.target.differed += [Differing(NOW + number, f"r{number}", "a", "b") for number in range(5)]
+    world.tell(*(feedback.Given(0.0, request=f"r{number}", label="b") for number in range(5)))
+    assert _labelled(world) == (0, 2, 0)

@@ -231,6 +231,79 @@ def mirrored(**counts: int) -> evidence.Judgement:
     return judge(seen(mirrored=deployment.Mirrored(**counts)), evidence.Guard(by="mirror"))
 
 
+def labelled(told: deployment.Labelled, **counts: int) -> evidence.Judgement:
+    observed = seen(mirrored=deployment.Mirrored(**counts), labelled=told)
+    return judge(observed, evidence.Guard(by="mirror", labels=True))
+
+
+def test_a_mirror_is_judged_by_labels() -> None:
+    told, many = deployment.Labelled, {"compared": 3_000, "disagreed": 3_000, "classed": 3_000}
+    other = {**many, "class_differed": 300}
+    # All answers differ, and nobody knows yet which is right.
+    assert labelled(told(), **other).verdict == "CONTINUE"
+    assert labelled(told(old=40, new=5, neither=9), **other).verdict == "ABORT"
+    assert labelled(told(old=5, new=40), **other).verdict == "PROMOTE"
+    assert labelled(told(old=20, new=20), **other).verdict == "CONTINUE"
+    assert labelled(told(neither=300), **other).verdict == "CONTINUE"
+    # Whatever the few that differ are, no more than these can be worse.
+    assert labelled(told(), **many, class_differed=4).verdict == "PROMOTE"
+    assert labelled(told(old=40), **many, class_differed=4).verdict == "ABORT"
+
+
+def test_labels_excuse_no_failures_and_silence_is_no_success() -> None:
+    better = deployment.Labelled(new=900)
+    counts = {"compared": 3_000, "classed": 3_000, "class_differed": 900}
+    assert labelled(better, **counts).verdict == "PROMOTE"
+    assert labelled(better, **counts, failed=90).verdict == "ABORT"
+    assert labelled(better, **counts, failed=28).verdict == "CONTINUE"
+    assert labelled(better).verdict == "CONTINUE"
+    nothing = labelled(better, compared=3_000)
+    assert (nothing.verdict, nothing.words) == (
+        "CONTINUE",
+        "no request of one row was given a class by both versions yet",
+    )
+
+
+def test_labels_are_told_with_their_numbers() -> None:
+    found = labelled(deployment.Labelled(40, 5, 9), compared=3_000, classed=3_000, class_differed=300)
+    assert found.words.startswith(
+        "300 of 3,000 requests were given another class by version 4; of 54 of them that have a label, version 3 was "
+        "right about 40, version 4 about 5; were it no worse, that would come at most once in "
+    )
+    last = finding(found, "labels")
+    assert last.log_e > last.needed == pytest.approx(math.log(200))
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 400))
+def test_more_labels_for_the_candidate_never_speak_against_it(old: int, new: int, differed: int) -> None:
+    order = ("ABORT", "CONTINUE", "PROMOTE")
+    counts = {"compared": 400, "classed": 400, "class_differed": differed}
+    first, second = (labelled(deployment.Labelled(old, new + more), **counts).verdict for more in (0, 1))
+    assert order.index(second) >= order.index(first)
+
+
+def _shadowed(rng: np.random.Generator, wrong: float, differ: float) -> str:
+    """The verdict of 3,000 mirrored requests that are labelled one by one, looked at after every 200."""
+    other = rng.random(3_000) < differ
+    fell = rng.random(3_000) < wrong
+    for at in range(200, 3_001, 200):
+        told = deployment.Labelled(int((other & fell)[:at].sum()), int((other & ~fell)[:at].sum()))
+        counts = {"compared": at, "classed": at, "class_differed": int(other[:at].sum())}
+        verdict = labelled(told, **counts).verdict
+        if verdict != "CONTINUE":
+            return verdict
+    return "CONTINUE"
+
+
+def test_looking_often_deceives_no_more_often_than_alpha() -> None:
+    rng = np.random.default_rng(5)
+    # No worse: 1 % may be aborted. 1.2 points worse: 1 % may be promoted. 2 of 30 come less than once in 20 times.
+    assert [_shadowed(rng, 0.5, 0.06) for _ in range(30)].count("ABORT") <= 2
+    assert [_shadowed(rng, 0.6, 0.06) for _ in range(30)].count("PROMOTE") <= 2
+    assert {_shadowed(rng, 0.1, 0.06) for _ in range(5)} == {"PROMOTE"}
+    assert {_shadowed(rng, 0.9, 0.06) for _ in range(5)} == {"ABORT"}
+
+
 def test_a_mirror_is_judged_by_agreement() -> None:
     assert mirrored(compared=3_000, disagreed=4).verdict == "PROMOTE"
     assert mirrored(compared=3_000, disagreed=90).verdict == "ABORT"

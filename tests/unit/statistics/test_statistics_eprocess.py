@@ -129,3 +129,39 @@ def test_bad_events_on_the_candidate_until_abort(risk: float, median: int) -> No
     last = ramped(rng, risk)
     whole = [(s, float(last[1][last[0] == s].sum()), float((1 - last[1][last[0] == s]).sum())) for s in set(last[0])]
     assert float(eprocess.log_harm(of(whole))) == pytest.approx(looked_at(last)[-1])
+
+
+@given(st.integers(0, 8), st.floats(0.0, 0.5))
+def test_evidence_of_worse_answers_expects_at_most_one_where_they_are_not(pairs: int, wrong: float) -> None:
+    chances = [math.comb(pairs, b) * wrong**b * (1.0 - wrong) ** (pairs - b) for b in range(pairs + 1)]
+    values = [math.exp(eprocess.log_worse(b, pairs - b)) for b in range(pairs + 1)]
+    total = sum(chance * value for chance, value in zip(chances, values, strict=True))
+    assert total <= 1.0 + 1e-9
+    if wrong == 0.5:
+        assert total == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("better", "needed"), [(0, 9), (5, 22), (20, 48)])
+def test_pairs_needed_to_say_that_it_is_worse(better: int, needed: int) -> None:
+    assert eprocess.log_worse(needed - 1, better) < math.log(100) <= eprocess.log_worse(needed, better)
+
+
+@given(st.integers(0, 100_000), st.integers(0, 100_000))
+def test_each_wrong_answer_is_more_evidence_that_it_is_worse(worse: int, better: int) -> None:
+    found = eprocess.log_worse(worse, better)
+    assert math.isfinite(found)
+    assert eprocess.log_worse(worse + 1, better) > found > eprocess.log_worse(worse, better + 1)
+
+
+def _stopped(rng: np.random.Generator, wrong: float, pairs: int) -> bool:
+    """Whether evidence of worse answers is ever enough, looked at after each pair."""
+    fell = np.cumsum(rng.random(pairs) < wrong)
+    return any(eprocess.log_worse(float(b), float(n - b)) >= math.log(20) for n, b in enumerate(fell.tolist(), start=1))
+
+
+def test_looking_after_every_pair_blames_no_more_often_than_alpha() -> None:
+    rng = np.random.default_rng(3)
+    false = sum(_stopped(rng, 0.5, 300) for _ in range(200))
+    # 5 % is the promise: more than 20 of 200 would come less than once in 1,000 times then.
+    assert 0 < false <= 20
+    assert all(_stopped(rng, 0.75, 300) for _ in range(20))

@@ -17,6 +17,8 @@ class Shadow(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
     """`share` percent of the requests are mirrored for at least `min_s`, until there is a verdict on the answers.
 
     The verdict is whether at most `disagreement` (of 1) of the answers differ, by more than `atol + rtol * |answer|`.
+    With `labels` answers may differ: the verdict is whether the new release is right less often where the two give
+    different classes and a label says which is right, by at most `disagreement` of all requests.
     `then` is what proof leads to: nothing (the old release stays: it was a trial), `canary` (by `steps`, each at least
     `step_s`; `alpha` is shared by the two comparisons) or `promote`.
     """
@@ -24,6 +26,7 @@ class Shadow(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
     share: float = 100.0
     min_s: float = 300.0
     disagreement: float = 0.01
+    labels: bool = False
     atol: float = 1e-5
     rtol: float = 1e-3
     then: Literal["", "canary", "promote"] = ""
@@ -47,7 +50,9 @@ class Shadow(base.Judged, frozen=True, forbid_unknown_fields=True, omit_defaults
         return base.Course(
             (mirrored, base.Stage(), *base.ramp(self.steps, self.step_s)) if canary else (mirrored,),
             guard=guard if canary else None,
-            mirror_guard=evidence.Guard(alpha=guard.alpha, by="mirror", disagreement=self.disagreement),
+            mirror_guard=evidence.Guard(
+                alpha=guard.alpha, by="mirror", disagreement=self.disagreement, labels=self.labels
+            ),
             ends="new" if self.then else "old",
             ready_s=self.ready_s,
             early_s=self.min_s if canary else None,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import msgspec
 
 from windlass import telemetry
 from windlass.serving.metrics import counters
+from windlass.serving.routing import segments
 
 log = logging.getLogger(__name__)
 How: TypeAlias = Literal["draw", "sticky", "pin", "override", "version"]
@@ -54,16 +54,13 @@ class Exposure(msgspec.Struct, frozen=True):
 class _Journal:
     """One endpoint's lines that wait for the disk, and the segment that is written now."""
 
-    def __init__(self, folder: Path, endpoint: str, series: counters.Counters) -> None:
-        self.folder = folder
+    def __init__(self, written: segments.Segments, endpoint: str, series: counters.Counters) -> None:
+        self.segments = written
         self.lines: collections.deque[bytes] = collections.deque()
         # Counted by the loop: draws, and lines for which there was no room; by the thread: lines the disk refused.
         self.noted = series.counter(telemetry.EXPOSURES, endpoint, "noted")
         self.crowded = series.counter(telemetry.EXPOSURES, endpoint, "dropped")
         self.lost = series.counter(telemetry.EXPOSURES, endpoint, "lost")
-        self.descriptor = -1
-        self.segment = ""
-        self.written = 0
         self.failing = False
 
 
@@ -86,7 +83,10 @@ class Exposures:
             return None
         journal = self._journals.get(endpoint)
         if journal is None:
-            journal = self._journals[endpoint] = _Journal(self._folder / endpoint, endpoint, self._series)
+            written = segments.Segments(
+                self._folder / endpoint, self._clock, segment_bytes=SEGMENT_BYTES, retained_bytes=RETAINED_BYTES
+            )
+            journal = self._journals[endpoint] = _Journal(written, endpoint, self._series)
         encode, clock = self._encode, self._clock
 
         def note(request: str, arm: str, probability: float, generation: int, how: How, key: str, caller: str) -> None:
@@ -114,7 +114,7 @@ class Exposures:
                 if not lines:
                     continue
                 try:
-                    self._write(journal, b"".join(lines))
+                    journal.segments.append(b"".join(lines))
                     journal.failing = False
                 except OSError as e:
                     journal.lost[0] += len(lines)
@@ -131,55 +131,11 @@ class Exposures:
                 return
         self.flush()
         for journal in self._journals.values():
-            _close_segment(journal)
+            journal.segments.close()
 
     def _serve(self) -> None:
         while not self._ended.wait(FLUSH_S):
             self.flush()
-
-    def _write(self, journal: _Journal, data: bytes) -> None:
-        if journal.descriptor >= 0 and journal.written + len(data) > SEGMENT_BYTES:
-            _close_segment(journal)
-        if journal.descriptor < 0:
-            journal.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            journal.segment = f"{int(self._clock() * 1e9):020d}-{os.getpid()}.jsonl"
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            journal.descriptor = os.open(journal.folder / journal.segment, flags, 0o600)
-            journal.written = 0
-            _retain(journal)
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(journal.descriptor, view) :]
-        except OSError:
-            # What is torn would spoil the line after it.
-            with contextlib.suppress(OSError):
-                os.ftruncate(journal.descriptor, journal.written)
-            raise
-        journal.written += len(data)
-
-
-def _close_segment(journal: _Journal) -> None:
-    if journal.descriptor >= 0:
-        os.close(journal.descriptor)
-        journal.descriptor = -1
-
-
-def _retain(journal: _Journal) -> None:
-    """Remove the oldest segments until all that is kept is within bounds."""
-    sizes = {}
-    for path in journal.folder.glob("*.jsonl"):
-        try:
-            sizes[path] = path.stat().st_size
-        except FileNotFoundError:  # another process removed it
-            continue
-    total = sum(sizes.values()) + SEGMENT_BYTES
-    for path in sorted(sizes):
-        if total <= RETAINED_BYTES:
-            break
-        if path.name != journal.segment:
-            path.unlink(missing_ok=True)
-            total -= sizes[path]
 
 
 def read(folder: Path, endpoint: str, since: float = 0.0) -> Iterator[Exposure]:
@@ -188,17 +144,8 @@ def read(folder: Path, endpoint: str, since: float = 0.0) -> Iterator[Exposure]:
     `folder` is the spec's `state`. A line that a crash cut off is passed over.
     """
     decode = msgspec.json.Decoder(Exposure).decode
-    for path in sorted((folder / _FOLDER / endpoint).glob("*.jsonl")):
-        try:
-            with path.open("rb") as segment:
-                if os.fstat(segment.fileno()).st_mtime < since:
-                    continue
-                for line in segment:
-                    try:
-                        found = decode(line)
-                    except msgspec.DecodeError:
-                        continue
-                    if found.time >= since:
-                        yield found
-        except FileNotFoundError:  # its time came while the others were read
-            continue
+    for line in segments.read(folder / _FOLDER / endpoint, since):
+        with contextlib.suppress(msgspec.DecodeError):
+            found = decode(line)
+            if found.time >= since:
+                yield found

@@ -19,7 +19,7 @@ import msgspec
 from windlass import errors
 from windlass.serving.door import visible
 from windlass.serving.metrics import counters
-from windlass.serving.routing import arms, disagreements, exposures, firsts, loader, router, shadow
+from windlass.serving.routing import arms, differing, disagreements, exposures, firsts, loader, router, shadow
 from windlass.serving.scheduling import polling
 from windlass.types import directory, spec
 
@@ -217,7 +217,8 @@ class Pool:
         if part.shadow is None:
             return arms.prepare(self._loop, self._counters, self._poller, part, loaded)
         counts = shadow.Counts(self._counters, part.name, part.shadow.arm.name)
-        made = shadow.Shadow(self._loop, part, loaded, counts, disagreements.Store(self._state, part.name))
+        store, log = disagreements.Store(self._state, part.name), differing.Log(self._state, part.name)
+        made = shadow.Shadow(self._loop, part, loaded, counts, store, log)
         made.start()
         return made
 

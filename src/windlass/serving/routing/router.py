@@ -208,7 +208,7 @@ def routing(
             generation=generation,
             versions=versions,
             lease=lease,
-            mirror=None if mirrored is None else mirrored.mirror_of(arm.loaded, said.name),
+            mirror=None if mirrored is None else mirrored.mirror_of(arm.loaded, said.name, endpoint.epoch),
             slow_s=slow_s,
             went_wrong=None
             if sticks is None

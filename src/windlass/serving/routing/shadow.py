@@ -23,7 +23,7 @@ import numpy as np
 
 from windlass import errors, telemetry
 from windlass.serving.metrics import counters
-from windlass.serving.routing import arms, comparing, disagreements, loader
+from windlass.serving.routing import arms, classes, comparing, differing, disagreements, loader
 from windlass.serving.scheduling import instance
 from windlass.types import directory, inference, spec, tensor
 
@@ -41,18 +41,24 @@ Mirror: TypeAlias = Callable[[inference.InferRequest, inference.InferResponse, d
 
 
 class _Pair(msgspec.Struct, frozen=True):
-    """A request that was answered by `arm`; `again` decodes it where the shadow reads bodies otherwise."""
+    """A request that was answered by `arm`; `again` decodes it where the shadow reads bodies otherwise.
+
+    `reader` finds the class of that answer (None: it has none), `epoch` is the number of the rollout.
+    """
 
     arm: str
     request: inference.InferRequest
     response: inference.InferResponse
     again: directory.Again | None
     size: int
+    reader: classes.Reader | None
+    epoch: int
 
 
 class Counts:
     """Cumulative, one slot each. The first three are written by the loop, the others by the shadow's thread.
 
+    `classed` are compared requests of one row to which both gave a class, `class_differed` those with two classes.
     `scored` are rows whose outputs look like scores, `same_top` those of them where the highest is the same.
     """
 
@@ -60,6 +66,9 @@ class Counts:
         self.mirrored, self.dropped, self.skipped, self.compared, self.disagreed, self.failed = (
             series.counter(telemetry.SHADOWED, endpoint, name, result)
             for result in ("mirrored", "dropped", "skipped", "compared", "disagreed", "failed")
+        )
+        self.classed, self.class_differed = (
+            series.counter(telemetry.SHADOWED, endpoint, name, result) for result in ("classed", "class_differed")
         )
         self.scored, self.same_top = (
             series.counter(telemetry.SHADOW_ROWS, endpoint, name, result) for result in ("scored", "same_top")
@@ -76,6 +85,7 @@ class Shadow:
         loaded: loader.Loaded,
         counts: Counts,
         store: disagreements.Store,
+        log: differing.Log,
         *,
         uniform: Callable[[], float] = random.random,
         clock: Callable[[], float] = time.perf_counter,
@@ -91,6 +101,8 @@ class Shadow:
         self._view = arms.view_of(endpoint, loaded, _never)
         self._batched = self._view.signature.batched
         self._store = store
+        self._log = log
+        self._reader = classes.reader(loaded.session.package.manifest)
         self._uniform = uniform
         self._clock = clock
         self._queue: collections.deque[_Pair] = collections.deque()
@@ -120,9 +132,10 @@ class Shadow:
         if self._thread is not None:
             self._thread.join(_CLOSING_S)
 
-    def mirror_of(self, primary: loader.Loaded, arm: str) -> Mirror:
+    def mirror_of(self, primary: loader.Loaded, arm: str, epoch: int) -> Mirror:
         """What takes the answered requests of an arm; called on the loop, and back at once."""
         same = _reads_alike(primary, self.loaded)
+        reader = classes.reader(primary.session.package.manifest)
         counts, queue, uniform = self.counts, self._queue, self._uniform
 
         def mirror(request: inference.InferRequest, response: inference.InferResponse, again: directory.Again) -> None:
@@ -138,7 +151,7 @@ class Shadow:
                 return
             counts.mirrored[0] += 1
             self._taken += size
-            queue.append(_Pair(arm, request, response, None if same else again, size))
+            queue.append(_Pair(arm, request, response, None if same else again, size, reader, epoch))
 
         return mirror
 
@@ -150,6 +163,7 @@ class Shadow:
         while not self._ended.wait(pause):
             try:
                 pause = min(max(PAUSE_S, _AWAY * self.turn()), LONGEST_PAUSE_S)
+                self._log.write()
                 if self._clock() - written > _WRITE_S:
                     self._store.write()
                     written = self._clock()
@@ -157,6 +171,7 @@ class Shadow:
                 log.exception("the shadow of '%s' failed", self._view.name)
         with contextlib.suppress(OSError):
             self._store.write()
+        self._log.close()
         self._queue.clear()
         self.loaded.session.close()
         if self._closed is not None:
@@ -214,12 +229,31 @@ class Shadow:
         found = comparing.compare(answers, outcome, rows=rows, atol=settings.atol, rtol=settings.rtol)
         counts.compared[0] += len(batch)
         self.max_difference = max(self.max_difference, float(found.size.max()))
+        self._classify(batch, answers, outcome, rows)
         if found.same_top is not None:
             counts.scored[0] += rows
             counts.same_top[0] += int(found.same_top.sum())
         if found.differs.any():
             self._keep(batch, found, outcome)
         return seconds
+
+    def _classify(self, batch: Sequence[_Pair], answers: tensor.Tensors, outcome: tensor.Tensors, rows: int) -> None:
+        """Compare the classes of the requests of one row: a label is told of a request, not of a row."""
+        theirs = batch[0].reader
+        if theirs is None or self._reader is None:
+            return
+        answered, mirrored = theirs.read(answers, rows), self._reader.read(outcome, rows)
+        if answered is None or mirrored is None:
+            return
+        at = 0
+        for pair in batch:
+            if pair.request.rows == 1:
+                self.counts.classed[0] += 1
+                if answered[at] != mirrored[at]:
+                    self.counts.class_differed[0] += 1
+                    names = pair.arm, self.settings.arm.name
+                    self._log.add(pair.request.id, names, (answered[at], mirrored[at]), pair.epoch)
+            at += pair.request.rows
 
     def _keep(self, batch: Sequence[_Pair], found: comparing.Comparison, outputs: tensor.Tensors) -> None:
         start = 0
@@ -254,9 +288,9 @@ def _reads_alike(one: loader.Loaded, two: loader.Loaded) -> bool:
 
 
 def _shapes(pair: _Pair) -> tuple[Any, ...]:
-    """Equal for requests whose inputs and answers may be joined."""
+    """Equal for requests whose inputs and answers may be joined, and whose classes are read alike."""
     every = (*pair.request.inputs.items(), *pair.response.outputs.items())
-    return tuple((name, array.shape[1:], array.dtype) for name, array in every)
+    return (pair.reader, *((name, array.shape[1:], array.dtype) for name, array in every))
 
 
 def _joined(parts: Sequence[tensor.Tensors]) -> tensor.Tensors:

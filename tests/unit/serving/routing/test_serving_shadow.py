@@ -13,7 +13,7 @@ import pytest
 
 from windlass import errors
 from windlass.serving.metrics import counters
-from windlass.serving.routing import arms, disagreements, shadow
+from windlass.serving.routing import arms, differing, disagreements, shadow
 from windlass.types import directory, inference, spec, tensor
 
 Take = Callable[[float], None]
@@ -30,6 +30,7 @@ class Mirrored:
         self.primary = packages.load(primary, "", ())
         self.series = counters.Counters()
         self.store = disagreements.Store(str(folder), "m")
+        self.log = differing.Log(str(folder), "m", lambda: 7.0)
         self.places: Iterator[float] = iter(lambda: 0.5, None)
         self.shadow = shadow.Shadow(
             loop,
@@ -37,9 +38,10 @@ class Mirrored:
             packages.load(mirrored, "", ()),
             shadow.Counts(self.series, "m", "2"),
             self.store,
+            self.log,
             uniform=lambda: next(self.places),
         )
-        self.mirror = self.shadow.mirror_of(self.primary, "1")
+        self.mirror = self.shadow.mirror_of(self.primary, "1", 3)
 
     def take(self, *values: float, off: float = 0.0, again: directory.Again | None = None) -> None:
         """An answered request with one row a value; the answer sent is off by `off`."""
@@ -80,11 +82,34 @@ def test_answers_are_compared_in_one_run_and_differences_are_kept(mirrored: Mirr
     mirrored.shadow.turn()
     assert runs == [4]
     # An echo's row [v, 0] looks like scores: -4 + 7 makes another column the highest.
-    assert mirrored.counts() == {"mirrored": 3, "compared": 3, "disagreed": 1, "scored": 4, "same_top": 3}
+    assert mirrored.counts() == {
+        "mirrored": 3,
+        "compared": 3,
+        "disagreed": 1,
+        "scored": 4,
+        "same_top": 3,
+        "classed": 2,
+        "class_differed": 1,
+    }
     assert mirrored.shadow.max_difference == pytest.approx(7.0)
     mirrored.store.write()
     (one,) = disagreements.read(tmp_path, "m")
     assert (one.request, one.arm, one.shadow, one.difference) == ("id-4.0", "1", "2", 7.0)
+
+
+def test_requests_of_one_row_that_get_two_classes_are_logged(mirrored: Mirrored, tmp_path: Path) -> None:
+    mirrored.take(1.0)
+    mirrored.take(-4.0, off=7.0)
+    # A label is told of a request, not of one of its rows.
+    mirrored.take(-5.0, 2.0, off=9.0)
+    mirrored.shadow.turn()
+    assert (mirrored.counts()["classed"], mirrored.counts()["class_differed"]) == (2, 1)
+    assert list(differing.read(tmp_path, "m")) == []
+    mirrored.log.write()
+    # The answer [3, 0] was sent, the shadow's was [-4, 0].
+    assert list(differing.read(tmp_path, "m")) == [differing.Differing(7.0, "id-4.0", "m", "1", "2", "0", "1", 3)]
+    (path,) = (tmp_path / "differing" / "m").iterdir()
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_request_that_fails_fails_alone(mirrored: Mirrored) -> None:
@@ -100,7 +125,14 @@ def test_a_request_that_fails_fails_alone(mirrored: Mirrored) -> None:
     for value in (1.0, 13.0, 2.0):
         mirrored.take(value)
     mirrored.shadow.turn()
-    assert mirrored.counts() == {"mirrored": 3, "compared": 2, "failed": 1, "scored": 2, "same_top": 2}
+    assert mirrored.counts() == {
+        "mirrored": 3,
+        "compared": 2,
+        "failed": 1,
+        "scored": 2,
+        "same_top": 2,
+        "classed": 2,
+    }
 
 
 def test_what_cannot_be_compared_is_counted_as_failed(mirrored: Mirrored) -> None:
@@ -143,7 +175,7 @@ def test_a_version_that_reads_bodies_otherwise_decodes_them_again(
     mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shadow, "_reads_alike", lambda _one, _two: False)
-    mirrored.mirror = mirrored.shadow.mirror_of(mirrored.primary, "1")
+    mirrored.mirror = mirrored.shadow.mirror_of(mirrored.primary, "1", 3)
     asked: list[str] = []
 
     def again(view: directory.ModelView) -> inference.InferRequest:
@@ -157,4 +189,11 @@ def test_a_version_that_reads_bodies_otherwise_decodes_them_again(
     mirrored.take(1.0, again=refuses)
     mirrored.shadow.turn()
     assert asked == ["2"]
-    assert mirrored.counts() == {"mirrored": 2, "compared": 1, "failed": 1, "scored": 1, "same_top": 1}
+    assert mirrored.counts() == {
+        "mirrored": 2,
+        "compared": 1,
+        "failed": 1,
+        "scored": 1,
+        "same_top": 1,
+        "classed": 1,
+    }
