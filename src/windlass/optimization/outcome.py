@@ -52,15 +52,21 @@ def searched(found: search.Search) -> None:
 
 
 def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
-    """Make the one form that a recipe leads to, and measure it like any other. `GateRefused` if a step fails."""
+    """Make the one form that a recipe leads to, and measure it like any other. `GateRefused` if a step fails.
+
+    What a recipe leaves to defaults is written out in what comes of it.
+    """
     root = found.trials.original
     share = found.trials.left * (1 - search.RESERVE) / len(steps)
-    for number, step in enumerate(steps[:-1], start=1):
+    for number, step in enumerate(steps, start=1):
+        whole = {**found.defaults(root, step.technique), **step.parameters}
+        if number == len(steps):
+            found.attempt(root, step.technique, whole, seconds=share)
+            return
         try:
-            root = found.trials.made(root, step, share)
+            root = found.trials.made(root, forms.Step(step.technique, whole), share)
         except trials.Failed as e:
             raise errors.GateRefused(f"the recipe's step {number}, {step.technique}, fails here: {e}.") from None
-    found.attempt(root, steps[-1].technique, steps[-1].parameters, seconds=share)
 
 
 def decided(found: search.Search, profile: findings.Profile | None = None) -> Outcome:
