@@ -312,6 +312,7 @@ class TestShow:
         assert cli("show", "./file.windlass")[0] == errors.UsageError.exit_code
 
 
+HASWELL = "x86_64 sse4_2 avx avx2 fma f16c"
 ASK = """
 import sys
 from pathlib import Path
@@ -346,19 +347,25 @@ def on_haswell(
 
 
 @pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="no qemu-x86_64: apt-get install qemu-user")
-@pytest.mark.skipif("avx512_vnni" not in verdicts.isa().split(), reason="this processor has no VNNI to lose")
 class TestAnotherProcessor:
     def test_what_saturates_there_is_refused_with_both_processors(self, on_haswell: list[dict[str, Any]]) -> None:
         found = on_haswell[0]
+        if not {"avx512_vnni", "avx_vnni"} & set(verdicts.isa().split()):
+            # What saturates here as well was as far from its parent when it was released.
+            assert found["verdict"] == "passed"
+            return
         assert (found["verdict"], found["statistics"]["code"]) == ("failed", "gate_refused")
         reason = found["statistics"]["reason"]
         assert "answers differently on this processor: the accuracy is 0." in reason
         assert verdicts.isa() in reason
-        assert "this is 'x86_64 sse4_2 avx avx2 fma f16c'" in reason
+        assert f"this is '{HASWELL}'" in reason
 
     def test_what_does_not_saturate_is_loaded_and_said(self, on_haswell: list[dict[str, Any]]) -> None:
         found = on_haswell[1]
         assert found["verdict"] == "passed"
+        if verdicts.isa() == HASWELL:
+            assert "sample" not in found["statistics"]
+            return
         sample = found["statistics"]["sample"]
         assert (sample["measure"], sample["made_on"]) == ("agreement", verdicts.isa())
         assert sample["value"] >= sample["least"] > 0.9
