@@ -82,7 +82,7 @@ class Judge:
                 cut.append(self._drop(one.name, given, one.rows, level))
         cut.sort(key=lambda drop: -drop.drop)
         attacked = self._attacked.judge(run, level=level).drop if self._attacked else None
-        return findings.Judged(self.labelled, found, alike, tuple(cut), attacked)
+        return findings.Judged(self.labelled, found, alike, tuple(cut), attacked, self._rows.synthetic)
 
     def likeness(self, run: Run, *, batches: int = 1) -> findings.Likeness:
         """The answers to the first batches alone, for a quick look."""

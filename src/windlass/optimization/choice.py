@@ -54,6 +54,13 @@ def gain(goal: budget.Goal, baseline: findings.Candidate, tried: findings.Candid
     return tried.timings[0].low if goal == "latency" else max(tried.timings, key=lambda one: one.rows).low
 
 
+def gained(asked: budget.Budget, baseline: findings.Candidate, tried: findings.Candidate) -> bool:
+    """Whether it is better at the goal as far as was measured, proven or not."""
+    if asked.goal in ("latency", "throughput"):
+        return any(one.speedup >= LEAST_GAIN for one in tried.timings)
+    return gain(asked.goal, baseline, tried) >= LEAST_GAIN
+
+
 def ranked(
     asked: budget.Budget, baseline: findings.Candidate, tried: Sequence[findings.Candidate]
 ) -> tuple[findings.Candidate, ...]:
@@ -124,7 +131,13 @@ def _accuracy(asked: budget.Budget, tried: findings.Candidate) -> Iterable[Fault
     drop = judged.drop
     scale = max(limit, 0.001 * abs(drop.baseline), 1e-9)
     words = f"{told_drop(drop)} (95 % bound): {limit:.3g} is allowed"
-    if drop.drop <= limit:
+    if judged.synthetic:
+        like = judged.likeness
+        words = "without data nothing shows that its answers are as good: "
+        words += f"signal to noise is {like.sqnr_db:.3g} dB, cosine {like.cosine:.4f} on made-up rows"
+        if like.agreement is not None:
+            words += f", of which {100 * like.agreement:.4g} % are answered alike"
+    elif drop.drop <= limit:
         words = f"{words}; {drop.rows} rows are too few to show that it holds"
     yield Fault("accuracy", (drop.high - limit) / scale, words)
 

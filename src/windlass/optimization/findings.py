@@ -81,7 +81,7 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that was found of a form's answers.
 
     Without labels `drop` is of the agreement with the original, whose own is 1. `slices` are the drops of groups of
-    rows, worst first; `attacked` is the drop on adversarial rows, where asked for.
+    rows, worst first; `attacked` is the drop on adversarial rows, where asked for. `synthetic`: nobody sent the rows.
     """
 
     labelled: bool
@@ -89,6 +89,7 @@ class Judged(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     likeness: Likeness
     slices: tuple[Drop, ...] = ()
     attacked: Drop | None = None
+    synthetic: bool = False
 
 
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -39,7 +39,7 @@ def kept(
         how = f"none of {len(tried)} forms could be measured" if tried else "no technique applies to it"
         return f"Keep it as it is: {how}{f' ({tried[0].name}: {_inside(tried[0].why)})' if tried else ''}."
     # What is faster or smaller tells more than what changes nothing.
-    gained = [one for one in measured if one.judged is not None and _gained(asked, baseline, one)]
+    gained = [one for one in measured if one.judged is not None and choice.gained(asked, baseline, one)]
     near = choice.nearest(asked, baseline, gained or measured)
     best = near[0] if near is not None else measured[0]
     return f"Keep it as it is: of {len(tried)} forms the nearest is {best.name}: {_inside(best.why)}."
@@ -141,12 +141,6 @@ def _beside(
     return msgspec.structs.replace(one, why=f"It keeps the budget and is in the Pareto set; {words}.")
 
 
-def _gained(asked: budget.Budget, baseline: findings.Candidate, one: findings.Candidate) -> bool:
-    if asked.goal in ("latency", "throughput"):
-        return one.timings[0].speedup >= choice.LEAST_GAIN
-    return choice.gain(asked.goal, baseline, one) >= choice.LEAST_GAIN
-
-
 def _speed(one: findings.Timing) -> str:
     words = f"{one.speedup:.2f} times as fast at {choice.told_rows(one.rows)}"
     words = f"{words} (95 %: {one.low:.2f} to {one.high:.2f}; {one.baseline_ms:.3g} to {one.candidate_ms:.3g} ms)"
@@ -167,6 +161,8 @@ def _answers(asked: budget.Budget, chosen: findings.Candidate) -> str:
     drop = judged.drop
     what = drop.name if judged.labelled else f"{drop.name} with the original (there are no labels)"
     seen = f"on {drop.rows} rows that no choice had seen"
+    if judged.synthetic:
+        seen = f"on {drop.rows} made-up rows, as no data was given"
     limit = choice.allowed(asked, judged)
     text = f"{choice.told_drop(drop, what)} {seen}"
     text = f"{text} ({'no limit was set' if limit is None else f'{limit:.3g} is allowed'})"

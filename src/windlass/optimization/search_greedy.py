@@ -155,12 +155,13 @@ def _number(value: Any) -> bool:
 
 
 def _pairs(search: searches.Search, steps: Mapping[str, forms.Step]) -> Iterator[tuple[trials.Made, forms.Step]]:
-    """Forms that hold (or lose nothing), the best first, each with the steps that it has not had."""
+    """Forms that gain and hold (or may), the best first, each with the steps that it has not had."""
     asked = search.plan.asked
     whole = [
         one
         for one in search.candidates
         if one.judged is not None
+        and choice.gained(asked, search.baseline, one)
         and all(fault.kind in ("gain", "slower") for fault in choice.faults(asked, search.baseline, one))
     ]
     for one in sorted(whole, key=lambda each: -choice.gain(asked.goal, search.baseline, each)):
