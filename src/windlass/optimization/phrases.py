@@ -143,6 +143,8 @@ def _beside(
 
 def _speed(one: findings.Timing) -> str:
     words = f"{one.speedup:.2f} times as fast at {choice.told_rows(one.rows)}"
+    if one.low < 1.0 <= one.high:
+        words = f"about as fast at {choice.told_rows(one.rows)}, though that was not proven, which the goal allows"
     words = f"{words} (95 %: {one.low:.2f} to {one.high:.2f}; {one.baseline_ms:.3g} to {one.candidate_ms:.3g} ms)"
     return f"{words}, so slower, which the goal allows" if one.high < 1.0 else words
 

@@ -115,7 +115,7 @@ def _candidates(found: findings.Report) -> str:
     batches = list(dict.fromkeys(timing.rows for one in (found.baseline, *every) for timing in one.timings))
     header = [*_FORM, *(f"speed-up, {words.rows(rows)}" for rows in batches)]
     lines = [_row(number, one, found, batches) for number, one in enumerate((found.baseline, *every))]
-    return pages.table((*header, *_FIGURES), lines, text=(1, 3))
+    return pages.table((*header, *_FIGURES), lines, text=(1, 3, len(header) + len(_FIGURES) - 1))
 
 
 def _row(number: int, one: findings.Candidate, found: findings.Report, batches: list[int]) -> tuple[str, ...]:
