@@ -6,6 +6,7 @@ Read by pytest for the whole tree. Must never hold fixtures that only one room's
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from xdist.scheduler import loadscope
 # Two processes share two cores: a matrix of a test takes ten times as long on threads that wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A shell starts what runs in its background deaf to Ctrl-C, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 TIERS = ("unit", "conformance", "house", "integration", "e2e")
