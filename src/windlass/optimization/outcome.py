@@ -5,6 +5,7 @@ Run by `study`. Must never choose a form on the very rows and timings that it wa
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 import msgspec
@@ -73,6 +74,11 @@ def decided(found: search.Search, profile: findings.Profile | None = None) -> Ou
     """Confirm the best, and say of each candidate what became of it."""
     asked, baseline = found.plan.asked, found.baseline
     chosen = _first_confirmed(found)
+    if chosen is not None:
+        # Memory was measured of the chosen form, so of the original too.
+        with contextlib.suppress(trials.Failed):
+            footprint = found.trials.footprint(found.trials.original, peak=True)
+            baseline = msgspec.structs.replace(baseline, footprint=footprint)
     tried_all = tuple(found.candidates)
     seen = [one if chosen is None or one.steps != chosen.steps else chosen for one in tried_all]
     front = choice.pareto([baseline, *seen])

@@ -22,6 +22,8 @@ from windlass.types import tensor
 # The largest error over the largest magnitude that is another order of sums; of integers inside, another rounding.
 _FLOATS = 1e-3
 _INTEGERS = 5e-2
+# The peer that is the live network: PyTorch takes seconds to load, and where there is none it need not be.
+_LIVE = "torch"
 _LEVELS: tuple[runnable.Level, ...] = ("none", "basic", "all")
 
 
@@ -111,6 +113,8 @@ def _closing(opened: runnable.Runnable) -> base.Run:
 
 
 def _peer(name: str, served: _Served, end: float, clock: Callable[[], float]) -> base.Run:
+    if name == _LIVE and served.form.network is None:
+        raise _Skipped("there is no live network behind it (give it with --model)")
     try:
         peer: type[base.Peer] = plugins.load("peers", name)
     except errors.Unsupported:

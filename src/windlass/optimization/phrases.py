@@ -133,11 +133,11 @@ def _beside(
     in_front: bool,
 ) -> findings.Candidate:
     ours, theirs = (choice.gain(asked.goal, baseline, each) for each in (one, chosen))
-    words = f"{chosen.name} is as good at the goal, {asked.goal}, and loses no more"
+    words = f"the chosen form is as good at the goal, {asked.goal}, and loses no more"
     if ours < theirs:
-        words = f"{chosen.name} is better at the goal, {asked.goal}: {theirs:.2f}x against {ours:.2f}x"
+        words = f"the chosen form is better at the goal, {asked.goal}: {theirs:.2f}x against {ours:.2f}x"
     if not in_front:
-        return msgspec.structs.replace(one, verdict="rejected", why=f"{words}.")
+        return msgspec.structs.replace(one, verdict="rejected", why=f"{words[0].upper()}{words[1:]}.")
     return msgspec.structs.replace(one, why=f"It keeps the budget and is in the Pareto set; {words}.")
 
 

@@ -186,7 +186,7 @@ def test_the_fastest_that_keeps_the_accuracy_is_chosen(tmp_path: Path) -> None:
     assert by_name(came, "bad").why.startswith("Accuracy drops by 0.1, at most by 0.102 (95 % bound)")
     assert by_name(came, "slow").why == "It is slower: 0.80x at 1 row (0.75 to 0.85)."
     assert by_name(came, "good").verdict == "rejected"
-    assert "good + plain is better at the goal" in by_name(came, "good").why
+    assert "The chosen form is better at the goal" in by_name(came, "good").why
 
 
 def test_what_gains_nothing_is_left_alone(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import onnx
 
 from windlass.optimization import form as forms
 from windlass.optimization.peers import base
+from windlass.packaging.capture import torch_original
 from windlass.runtimes import onnx as served
 from windlass.types import tensor
 
@@ -41,9 +42,6 @@ class Network:
     @classmethod
     def named(cls, network: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> base.Run:
         """A copy of a network, whose inputs and outputs bear these names in their order."""
-        # Loaded where there is a network: PyTorch takes seconds, and every study asks for a refusal.
-        from windlass.packaging.capture import torch_original
-
         ready, _ = torch_original.ready(network)
 
         def run(given: tensor.Tensors) -> tensor.Tensors:
