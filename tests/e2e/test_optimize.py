@@ -26,7 +26,7 @@ WINDLASS = str(Path(sys.executable).parent / "windlass")
 WIDTHS = (128, 512, 512, 4)
 JUDGED = ("--data", "rows.npz", "--labels", "label", "--max-drop", "4%", "--batch", "1", "--goal", "size")
 ASKED = (*JUDGED, "--time", "3m")
-SEARCHED = ("optimize", "wide@1", *ASKED, "--techniques", "quantize_dynamic")
+SEARCHED = ("optimize", "wide@1", *ASKED, "--techniques", "quantize_dynamic", "--adversarial")
 
 
 def layers(seed: int) -> list[np.ndarray[Any, Any]]:
@@ -135,6 +135,8 @@ def test_the_best_within_the_budget_is_a_new_version_that_says_why(
     assert chosen["footprint"]["files"] < 0.3 * report["baseline"]["footprint"]["files"]
     assert chosen["confirmed"]["drop"]["high"] <= report["asked"]["max_drop"]
     assert report["data"]["rows"]["final"] >= 700
+    assert chosen["confirmed"]["attacked"]["baseline"] < chosen["confirmed"]["drop"]["baseline"]
+    assert "with adversarial noise" in report["sentence"]
     assert all(one["why"].endswith(".") for one in report["candidates"])
     assert report["cost"]["before"] > 0
     assert 0 < report["cost"]["first_verdict_s"] <= report["seconds"]
