@@ -41,7 +41,6 @@ ROWS, HELD = 12_000, 1_200
 EPOCHS = 10
 _PRUNE = {"ratio": 0.5, "epochs": 5}
 _AWARE = {"epochs": 2}
-_DISTILL = {"temperature": 3.0, "alpha": 0.7, "epochs": EPOCHS}
 _RATE = 3e-3
 # No limit that a busy machine would meet: it would change what is trained.
 _SECONDS = 1e6
@@ -81,18 +80,23 @@ def aware(seed: int) -> forms.Form:
 
 def student(seed: int) -> forms.Form:
     """A network with a ninth of the weights that has learned from labels alone."""
-    given = materials(seed)
-    torch.manual_seed(seed)
-    plan = fit.Plan(("input",), seconds=_SECONDS, seed=seed, epochs=EPOCHS, rate=_RATE, purpose="a student alone")
-    found = fit.fit(networks.character_student(), _lesson(), plan, kept=KEPT, say=say)
-    return export.to_form(found.network, original(), forms.Step("student"), given)
+    return _student(seed, _lesson(), fit.Plan(("input",), purpose="a student alone"))
 
 
 def taught(seed: int) -> forms.Form:
-    """The same network by the same rows, steps and rate, which has learned from an ensemble of three as well."""
-    given = materials(seed)
+    """The same network by the same rows, steps and rate, which has learned from an ensemble of three as well.
+
+    As the technique `distill` does it by default, but for the passes over the rows.
+    """
     lesson = msgspec.structs.replace(_lesson(), teachers=ensemble())
-    return _made("distill", original(), _DISTILL, msgspec.structs.replace(given, lesson=lesson))
+    return _student(seed, lesson, fit.Plan(("input",), alpha=0.7, temperature=3.0, purpose="a student of three"))
+
+
+def _student(seed: int, lesson: base.Lesson, plan: fit.Plan) -> forms.Form:
+    torch.manual_seed(seed)
+    wanted = msgspec.structs.replace(plan, seconds=_SECONDS, seed=seed, epochs=EPOCHS, rate=_RATE)
+    found = fit.fit(networks.character_student(), lesson, wanted, kept=KEPT, say=say)
+    return export.to_form(found.network, original(), forms.Step("student"), materials(seed))
 
 
 @functools.cache
@@ -114,7 +118,6 @@ def materials(seed: int) -> base.Materials:
         calibration=tuple({"input": part} for part in np.split(images[:512], 8)),
         folder=KEPT,
         lesson=_lesson(),
-        student=networks.character_student,
         seed=seed,
         budget_s=_SECONDS,
         kept=KEPT,

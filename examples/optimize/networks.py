@@ -69,6 +69,12 @@ def trained(name: str, seed: int = 0) -> nn.Module:
     return network.eval()
 
 
+def write(network: nn.Module, name: str, seed: int = 0) -> None:
+    """Keep the weights where `trained` finds them."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_model(network, KEPT / f"{name}-{seed}.safetensors")
+
+
 def trained_character_cnn() -> nn.Module:
     """`character_cnn`, trained with seed 0."""
     return trained("character_cnn")

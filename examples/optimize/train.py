@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from examples.optimize import characters, networks, tabular
 from torch import nn
@@ -79,8 +78,7 @@ def write_weights(name: str, seed: int = 0, say: Any = print) -> nn.Module:
     torch.manual_seed(seed)
     network = getattr(networks, name)()
     train(network, *rows(kind_of(name), "train", seed), epochs=_EPOCHS[name], seed=seed, say=say)
-    networks.KEPT.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_model(network, networks.KEPT / f"{name}-{seed}.safetensors")
+    networks.write(network, name, seed)
     return network
 
 
