@@ -71,6 +71,7 @@ def write_rows(kind: str, folder: Path = networks.KEPT) -> None:
     for part in ("train", "eval"):
         inputs, labels = rows(kind, part)
         np.savez(folder / f"{kind}-{part}.npz", input=inputs, label=labels)
+    np.savez(folder / f"{kind}-example.npz", input=inputs[:16])
 
 
 def write_weights(name: str, seed: int = 0, say: Any = print) -> nn.Module:

@@ -68,9 +68,9 @@ def characters(folder: Path) -> None:
     "steps",
     [
         {"prune_structural": {"ratio": 0.5, "epochs": 5}, "quantize_static": {}},
-        {"prune_unstructured": {"epochs": 1}, "half": {}},
-        {"distill": {"epochs": 5}, "low_rank": {}},
-        {"low_rank_tuned": {"epochs": 1}, "quantize_weights": {}},
+        {"prune_unstructured": {"epochs": 3}, "half": {}},
+        {"distill": {"epochs": 5}, "low_rank": {"energy": 0.65}},
+        {"low_rank_tuned": {"epochs": 1}, "quantize_dynamic": {}},
         {"quantize_aware": {"epochs": 2}},
     ],
     ids=lambda steps: "+".join(steps),
@@ -91,7 +91,7 @@ def test_every_family_makes_a_form_of_the_characters(
     assert [step["technique"] for step in tried["steps"]] == list(steps)
     assert tried["verdict"] in ("chosen", "rejected"), tried["why"]
     assert tried["judged"]["drop"]["name"] == "accuracy"
-    assert tried["judged"]["drop"]["candidate"] > 0.2
+    assert tried["judged"]["drop"]["candidate"] > 0.05
     assert tried["timings"][0]["low"] > 0
 
 
