@@ -202,6 +202,7 @@ def test_it_is_asked_from_python(folder: Path, studied: tuple[dict[tuple[Any, ..
         (["--data", "none.npz"], "no file none.npz"),
         (["--labels", "label"], "which was not given"),
         (["--replay", "none.toml"], "no file none.toml"),
+        (["--report", "none/report.html"], "no folder 'none'"),
         (["--train", "rows.npz"], "--model module:factory"),
         (["--model", "wide.onnx"], "no PyTorch module"),
         (["--data", "rows.npz", "--labels", "label", "--max-drop", "0.01%"], "rows cannot show"),

@@ -109,6 +109,8 @@ def optimize(context: output.Context, /, reference: str, **wished: Any) -> int:
     wishes = Wishes(**wished)
     if wishes.report is not None and wishes.report.exists():
         raise errors.Conflict(f"'{wishes.report}' exists already.", hint="Remove it, or choose another name.")
+    if wishes.report is not None and not wishes.report.absolute().parent.is_dir():
+        raise errors.NotFound(f"There is no folder '{wishes.report.parent}'.", hint="Check the path of --report.")
     if wishes.alias:
         refs.check_alias(wishes.alias)
     job = _job(context, reference, wishes)

@@ -62,7 +62,9 @@ def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
     for number, step in enumerate(steps, start=1):
         whole = {**found.defaults(root, step.technique), **step.parameters}
         if number == len(steps):
-            found.attempt(root, step.technique, whole, seconds=share)
+            last = found.attempt(root, step.technique, whole, seconds=share)
+            if last is not None and last.verdict == "failed":
+                raise errors.GateRefused(f"the recipe's step {number}, {step.technique}, fails here. {last.why}")
             return
         try:
             root = found.trials.made(root, forms.Step(step.technique, whole), share)

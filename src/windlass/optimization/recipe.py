@@ -9,7 +9,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     parent: str
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
     steps: tuple[forms.Step, ...]
     result: str = ""
     data: dict[str, str] = {}

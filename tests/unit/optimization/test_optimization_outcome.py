@@ -9,7 +9,7 @@ import pytest
 
 from windlass import errors
 from windlass.optimization import form as forms
-from windlass.optimization import outcome, trials
+from windlass.optimization import findings, outcome, trials
 
 
 class Search:
@@ -31,8 +31,12 @@ class Search:
         self.asked.append((root, step.technique, step.parameters))
         return step.technique
 
-    def attempt(self, root: str, name: str, parameters: Mapping[str, Any], *, seconds: float) -> None:
+    def attempt(
+        self, root: str, name: str, parameters: Mapping[str, Any], *, seconds: float
+    ) -> findings.Candidate | None:
         self.asked.append((root, name, parameters))
+        failed = findings.Candidate("", name, (), "failed", "It failed: no such node.")
+        return failed if name == self.fails else None
 
 
 STEPS = (forms.Step("prune", {"epochs": 8}), forms.Step("quantize", {"exclude": ["head"], "weights": "QUInt8"}))
@@ -50,3 +54,10 @@ def test_what_a_recipe_leaves_to_defaults_is_written_out() -> None:
 def test_a_step_that_fails_is_named() -> None:
     with pytest.raises(errors.GateRefused, match="the recipe's step 1, prune, fails here: the library broke"):
         outcome.replayed(Search("prune"), STEPS)  # type: ignore[arg-type]
+
+
+def test_a_last_step_that_fails_is_no_version_left_alone() -> None:
+    with pytest.raises(
+        errors.GateRefused, match=r"the recipe's step 2, quantize, fails here\. It failed: no such node"
+    ):
+        outcome.replayed(Search("quantize"), STEPS)  # type: ignore[arg-type]
