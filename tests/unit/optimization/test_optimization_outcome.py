@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from windlass import errors
-from windlass.optimization import form as forms
 from windlass.optimization import findings, outcome, trials
+from windlass.optimization import form as forms
 
 
 class Search:
