@@ -14,7 +14,16 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PLUGIN_FOLDERS = ("runtimes", "transforms", "protocols", "packaging/capture", "rollout/strategies", "targets")
+PLUGIN_FOLDERS = (
+    "runtimes",
+    "transforms",
+    "protocols",
+    "packaging/capture",
+    "rollout/strategies",
+    "targets",
+    "optimization/techniques",
+    "optimization/peers",
+)
 
 
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:

@@ -29,7 +29,16 @@ STATE = frozenset(
 )
 EMPTY_NAMES = re.compile(r"(util|helper|manager|handler|tool)s?|common|engine|misc|core|shared|lib|stuff|impl")
 GENERATED = ("/pb/", "/migrations/")
-PLUGIN_FOLDERS = ("runtimes/", "transforms/", "protocols/", "packaging/capture/", "rollout/strategies/", "targets/")
+PLUGIN_FOLDERS = (
+    "runtimes/",
+    "transforms/",
+    "protocols/",
+    "packaging/capture/",
+    "rollout/strategies/",
+    "targets/",
+    "optimization/techniques/",
+    "optimization/peers/",
+)
 # What is loaded only when it is needed because loading costs more than the command it is part of: file -> modules.
 LATE_IMPORTS: dict[str, tuple[str, ...]] = {
     "cli/planes.py": ("windlass.client", "windlass.desired", "windlass.packaging", "windlass.remote"),
