@@ -22,7 +22,7 @@ from optimize_report import met, table
 import windlass
 from windlass import settings
 from windlass.cli import bench_subjects
-from windlass.client import capacity, processes, targets
+from windlass.client import capacity, inputs, processes, targets
 from windlass.optimization import accuracy, data, findings, measure, runnable, sensitivity
 from windlass.optimization import form as forms
 from windlass.optimization.techniques import base, quantize_static, quantize_weights
@@ -291,7 +291,7 @@ def _loaded(
     configuration: settings.Settings, connections: tuple[int, ...], *, seconds: float
 ) -> list[tuple[capacity.Point, capacity.Point]]:
     where = bench_subjects.cores(1)
-    asking = bench_subjects.Asking("oip-binary", targets.Access(), ())
+    asking = bench_subjects.Asking("oip-binary", targets.Access(), (inputs.Size(1, 128),))
     method = capacity.Method(connections=connections, shares=(), seconds=seconds, cores=where.generators)
     with contextlib.ExitStack() as held:
         subjects = [
