@@ -113,7 +113,30 @@ def quantize(model: onnx.ModelProto, plan: Plan, ranges: calibration.Ranges, set
 
     Changes and gives back the model it was given.
     """
+    _part(model, plan)
     return _Writing(model, plan, ranges, settings).write()
+
+
+def _part(model: onnx.ModelProto, plan: Plan) -> None:
+    """Write the bias of a Gemm as a sum of its own where a Relu would be fused with it.
+
+    Fused, it computes on floats and dequantizes its weights at each run; a bare Gemm takes integers and gives floats.
+    """
+    readers, outputs = graphs.consumers(model), {value.name for value in model.graph.output}
+    writer, written = graphs.Writer(model), []
+    for node in model.graph.node:
+        written.append(node)
+        summed = node.op_type == "Gemm" and len(node.input) > 2 and node.input[2]
+        if not summed or node.name not in plan.products or node.output[0] in outputs:
+            continue
+        following = [reader.op_type for reader in readers.get(node.output[0], [])]
+        if following == ["Relu"] and _after_clip(node.output[0], readers, outputs) not in plan.values:
+            product = writer.name(f"{node.output[0]}/product")
+            written.append(writer.node("Add", [product, node.input[2]], node.output[0], f"{node.name}/add"))
+            node.output[0] = product
+            del node.input[2:]
+    del model.graph.node[:]
+    model.graph.node.extend(written)
 
 
 def refusal(node: onnx.NodeProto, real: Mapping[str, onnx.TensorProto]) -> str | None:

@@ -202,3 +202,19 @@ def test_what_is_too_large_or_no_graph_is_refused(monkeypatch: pytest.MonkeyPatc
     assert "cannot be rewritten" in graphs.refusal(original)
     with pytest.raises(errors.Unsupported, match="cannot be rewritten"):
         graphs.read(original)
+
+
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Elu", "Tanh", "Sigmoid", "Softplus"])
+def test_what_follows_a_product_does_not_make_it_compute_on_floats(activation: str) -> None:
+    layers = f"s = Reshape (x, shape)  a = Gemm (s, w1, b1)  b = {activation} (a)  y = Gemm (b, w2, b2)"
+    weights = {"w1": (256, 32), "w2": (32, 3), "b1": (32,), "b2": (3,), "shape": np.array([0, 256])}
+    original = form(model(layers, "batch, 3", **weights))
+    last = graphs.prepared(original).graph.node[-1].name
+    plan, made = quantized(original, exclude=(last,))
+    assert len(plan.products) == 1
+    ran = graphs.optimized(made, "extended")
+    # Its weights would be dequantized at each run.
+    assert graphs.health(ran).integer == 1
+    assert "FusedGemm" not in [node.op_type for node in ran.graph.node if node.name != last]
+    expected = run(graphs.read(original))
+    np.testing.assert_allclose(run(made), expected, rtol=0, atol=0.03 * np.abs(expected).max())
