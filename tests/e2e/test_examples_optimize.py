@@ -69,7 +69,7 @@ def characters(folder: Path) -> None:
     [
         {"prune_structural": {"ratio": 0.5, "epochs": 5}, "quantize_static": {}},
         {"prune_unstructured": {"epochs": 3}, "half": {}},
-        {"distill": {"epochs": 5}, "low_rank": {"energy": 0.65}},
+        {"distill": {"epochs": 5}, "graph": {}},
         {"low_rank_tuned": {"epochs": 1}, "quantize_dynamic": {}},
         {"quantize_aware": {"epochs": 2}},
     ],
@@ -104,7 +104,9 @@ def test_the_sentence_encoder_is_quantized_without_training(folder: Path, capsys
         written = csv.writer(file)
         written.writerow(["text"])
         written.writerows([f"Sentence {n} says that {n * 7} of {n * 11} things were found."] for n in range(96))
-    asked = ("--data", "sentences.csv", "--max-drop", "0.03", "--batch", "1", "--techniques", "quantize_dynamic")
+    recipe = 'format = 1\nparent = ""\nseed = 0\n[[steps]]\ntechnique = "quantize_dynamic"\n'
+    Path("recipe.toml").write_text(recipe, encoding="utf-8")
+    asked = ("--data", "sentences.csv", "--max-drop", "0.03", "--batch", "1", "--replay", "recipe.toml")
     report = optimized(capsys, "minilm@1", *asked, "--goal", "size", "--time", "5m")
     (chosen,) = (one for one in report["candidates"] if one["verdict"] == "chosen")
     assert chosen["footprint"]["files"] < 0.3 * report["baseline"]["footprint"]["files"]
