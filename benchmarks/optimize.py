@@ -38,7 +38,6 @@ from windlass.packaging import archive, dataset, package, session  # noqa: E402
 from windlass.packaging.capture import base  # noqa: E402
 
 KEPT = HERE.parent / "build" / "benchmarks" / "optimize"
-BATCHES = (1, 32)
 LABEL = "label"
 PEER = measure.Method(most_s=8.0)
 
@@ -81,7 +80,7 @@ def measured(shape: shapes.Shape, *, quick: bool) -> dict[str, Any]:
         data=given,
         labels=None if shape.labels is None else LABEL,
         seconds=20.0 if quick else shape.seconds,
-        batches=tuple(min(rows, shape.max_batch) for rows in BATCHES),
+        batches=(1, shape.batch),
     )
     began = time.monotonic()
     result = study.run(

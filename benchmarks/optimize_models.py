@@ -25,7 +25,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 class Shape:
     """A model, how it is made, and rows that it could be asked.
 
-    `size` is how many rows a study is given, `seconds` how long it has. `labels` of trained networks are the truth;
+    `size` is how many rows a study is given, `seconds` how long it has, `batch` the rows of a larger run. `labels` of trained networks are the truth;
     `cosine` is what a real encoder's answers must keep. `compiled` names torch's peers that are tried beside.
     """
 
@@ -36,6 +36,7 @@ class Shape:
     size: int = 96
     max_batch: int = 32
     seconds: float = 25.0
+    batch: int = 8
     labels: Callable[[int], np.ndarray] | None = None
     cosine: float | None = None
     compiled: tuple[str, ...] = ()
@@ -267,13 +268,14 @@ _TABLE, _TABLE_LABELS = _examples("tabular")
 SHAPES = {
     shape.name: shape
     for shape in (
-        Shape("tiny_mlp", "MLP 30-64-32-2", models.MODELS["mlp"].build, _images(30), 512, 128, quick=True),
+        Shape("tiny_mlp", "MLP 30-64-32-2", models.MODELS["mlp"].build, _images(30), 512, 128, batch=32, quick=True),
         Shape(
             "wide_mlp",
             "MLP 512-2048-2048-512-10 (6.3 M)",
             models.MODELS["wide"].build,
             _images(512),
             size=512,
+            batch=32,
             compiled=(_COMPILE, _TORCHAO),
             quick=True,
         ),
@@ -294,12 +296,12 @@ SHAPES = {
             size=6000,
             labels=_CHARACTER_LABELS,
         ),
-        Shape("resnet18", "ResNet-18 shape", _resnet18, _IMAGE),
-        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=75.0, compiled=(_COMPILE,)),
-        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE),
-        Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 80, 8),
+        Shape("resnet18", "ResNet-18 shape", _resnet18, _IMAGE, seconds=45.0, batch=4),
+        Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=110.0, batch=4),
+        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE, seconds=40.0),
+        Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 80, 8, seconds=40.0, batch=4),
         Shape("lstm", "LSTM 2 x 256, 64 steps", _lstm, _images(64, 64), 256),
-        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 80, seconds=45.0),
+        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 80, seconds=45.0, batch=4),
         Shape(
             "bert",
             "BERT-base shape, 128 tokens",
@@ -307,8 +309,8 @@ SHAPES = {
             _tokens(128),
             size=80,
             max_batch=16,
-            seconds=75.0,
-            compiled=(_COMPILE, _TORCHAO),
+            seconds=110.0,
+            batch=4,
         ),
         Shape(
             "minilm",
@@ -316,7 +318,7 @@ SHAPES = {
             models.MODELS["minilm"].build,
             _sentences(128),
             size=128,
-            seconds=45.0,
+            seconds=60.0,
             cosine=0.985,
             compiled=(_COMPILE, _TORCHAO),
         ),

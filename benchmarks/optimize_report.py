@@ -13,7 +13,7 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Found = Mapping[str, Mapping[str, Any]]
-HEAD = ("model", "chosen", "1 row", "32 rows", "smaller", "answers", "peak memory", "study")
+HEAD = ("model", "chosen", "1 row", "8 rows", "smaller", "answers", "peak memory", "study")
 PEER_HEAD = ("model", "windlass", "quantize_static", "quantize_dynamic", "torch.compile", "torchao + compile")
 PEERS = ("onnxruntime quantize_static", "onnxruntime quantize_dynamic", "torch.compile", "torchao int8 + torch.compile")
 TEXT = """## Optimization: a dozen shapes, and what people do today
@@ -174,7 +174,7 @@ def _smaller(one: Mapping[str, Any]) -> float:
 
 
 def _interval(timing: Mapping[str, Any]) -> str:
-    rows = "" if timing["rows"] in (1, 32) else f", {timing['rows']} rows"
+    rows = "" if timing["rows"] in (1, 8) else f", {timing['rows']} rows"
     return f"{timing['speedup']:.2f}x ({timing['low']:.2f} to {timing['high']:.2f}){rows}"
 
 

@@ -31,7 +31,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def baseline(made: trials.Trials, plan: search.Plan) -> findings.Candidate:
-    """The original against itself: its milliseconds, and how far apart two equal forms are measured here."""
+    """The original against itself: its milliseconds, and how far apart two equal forms are measured here.
+
+    Of one batch only: a large model takes minutes for many rows, and every form is timed beside it anyway.
+    """
     original = made.original
     return findings.Candidate(
         original.digest,
@@ -39,7 +42,7 @@ def baseline(made: trials.Trials, plan: search.Plan) -> findings.Candidate:
         (),
         "kept",
         "The version as it is.",
-        timings=tuple(made.timing(original, rows, thorough=True) for rows in plan.batches),
+        timings=(made.timing(original, plan.batches[0], thorough=True),),
         footprint=made.footprint(original, peak=plan.memory),
         judged=made.judged(original),
     )
@@ -74,7 +77,7 @@ def replayed(found: search.Search, steps: tuple[forms.Step, ...]) -> None:
 
 def decided(found: search.Search, profile: findings.Profile | None = None) -> Outcome:
     """Confirm the best, and say of each candidate what became of it."""
-    asked, baseline = found.plan.asked, found.baseline
+    asked, baseline = found.plan.asked, _with_batches(found)
     chosen = _first_confirmed(found)
     if chosen is not None:
         # Memory was measured of the chosen form, so of the original too.
@@ -95,6 +98,15 @@ def decided(found: search.Search, profile: findings.Profile | None = None) -> Ou
         sentence, nearest = phrases.missed(asked, baseline, tried_all)
     candidates = phrases.explained(asked, baseline, tried_all, chosen, front)
     return Outcome(verdict, sentence, nearest, baseline, chosen, candidates, front)
+
+
+def _with_batches(found: search.Search) -> findings.Candidate:
+    """The original, timed at the other batches too, while there is time to search."""
+    timings = list(found.baseline.timings)
+    for rows in found.plan.batches[1:]:
+        if not found.time_up:
+            timings.append(found.trials.timing(found.trials.original, rows, thorough=False))
+    return msgspec.structs.replace(found.baseline, timings=tuple(timings))
 
 
 def _first_confirmed(found: search.Search) -> findings.Candidate | None:
