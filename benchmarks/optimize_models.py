@@ -25,8 +25,9 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 class Shape:
     """A model, how it is made, and rows that it could be asked.
 
-    `size` is how many rows a study is given, `seconds` how long it has, `batch` the rows of a larger run. `labels` of trained networks are the truth;
-    `cosine` is what a real encoder's answers must keep. `compiled` names torch's peers that are tried beside.
+    `size` is how many rows a study is given, `seconds` how long it has, `batch` the rows of a larger run. `labels` of
+    trained networks are the truth; `cosine` is what other answers must keep. `compiled` names torch's peers
+    that are tried beside.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Shape:
     seconds: float = 25.0
     batch: int = 8
     labels: Callable[[int], np.ndarray] | None = None
-    cosine: float | None = None
+    cosine: float = 0.98
     compiled: tuple[str, ...] = ()
     quick: bool = False
     trees: bool = False
@@ -298,10 +299,10 @@ SHAPES = {
         ),
         Shape("resnet18", "ResNet-18 shape", _resnet18, _IMAGE, seconds=45.0, batch=4),
         Shape("resnet50", "ResNet-50 shape", models.MODELS["resnet"].build, _IMAGE, seconds=110.0, batch=4),
-        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE, seconds=40.0),
-        Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 80, 8, seconds=40.0, batch=4),
+        Shape("mobilenet", "MobileNetV1 shape (depthwise)", _mobilenet, _IMAGE, seconds=30.0),
+        Shape("unet", "U-Net shape, 128x128", _unet, _images(3, 128, 128), 80, 8, seconds=30.0, batch=4),
         Shape("lstm", "LSTM 2 x 256, 64 steps", _lstm, _images(64, 64), 256),
-        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 80, seconds=45.0, batch=4),
+        Shape("vit", "ViT-S/16 shape", _vit, _IMAGE, 80, seconds=40.0, batch=4),
         Shape(
             "bert",
             "BERT-base shape, 128 tokens",
@@ -309,7 +310,7 @@ SHAPES = {
             _tokens(128),
             size=80,
             max_batch=16,
-            seconds=110.0,
+            seconds=80.0,
             batch=4,
         ),
         Shape(

@@ -263,7 +263,7 @@ def served(*, quick: bool) -> Study:
             "served@1",
             dict(zip(names, rows.values(), strict=True)),
             home=home,
-            max_drop="any" if shape.cosine is None else str(1 - shape.cosine),
+            max_drop=str(1 - shape.cosine),
             techniques=("quantize_static", "quantize_dynamic"),
             batches=(1,),
             time="15s" if quick else "60s",

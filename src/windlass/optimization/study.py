@@ -269,7 +269,7 @@ def _measured(
         progress("profiling it")
         found = made.ask(["profile"], findings.Profile, lambda: _profiled(bench, job))
         plan = _plan(job, bench.techniques, found)
-        progress(f"measuring the original at {' and '.join(choice.told_rows(rows) for rows in plan.batches)}")
+        progress("measuring the original")
         before = made.spent
         baseline = outcome.baseline(made, plan)
     except trials.Failed as e:
