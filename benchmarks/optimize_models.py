@@ -310,7 +310,7 @@ SHAPES = {
             _tokens(128),
             size=80,
             max_batch=16,
-            seconds=80.0,
+            seconds=160.0,
             batch=4,
         ),
         Shape(

@@ -197,7 +197,7 @@ class Workbench:
         """The judge of the final rows; the original answers them when they are first needed."""
         if self._final is None:
             found = self._setting
-            metric = self.judge.metric if self.judge.labelled else None
+            metric = self.judge.metric if self.judge.labelled else found.metric
             self._final = accuracy.Judge(self.parent, self.split.final, metric, seed=found.seed, slices=found.slices)
             if found.adversarial:
                 self._final.attack()
