@@ -123,7 +123,7 @@ def _suite(found: Found) -> Iterator[tuple[str, ...]]:
 
 def _model(one: Mapping[str, Any]) -> tuple[str, ...]:
     study, chosen = one["study"], _chosen(one)
-    name = f"{one['title']} ({one['bytes'] / 1e6:.1f} MB)"
+    name = f"{one['title']} ({study['baseline']['footprint']['files'] / 1e6:.1f} MB)"
     if not chosen:
         return name, f"left alone: {study['sentence']}", "-", "-", "-", "-", "-", f"{one['study_s']:.0f} s"
     peak = chosen["footprint"]["peak"]
