@@ -102,11 +102,9 @@ def decided(found: search.Search, profile: findings.Profile | None = None) -> Ou
 
 def _with_batches(found: search.Search) -> findings.Candidate:
     """The original, timed at the other batches too, while there is time to search."""
-    timings = list(found.baseline.timings)
-    for rows in found.plan.batches[1:]:
-        if not found.time_up:
-            timings.append(found.trials.timing(found.trials.original, rows, thorough=False))
-    return msgspec.structs.replace(found.baseline, timings=tuple(timings))
+    made = found.trials
+    more = (made.timing(made.original, rows, thorough=False) for rows in found.plan.batches[1:] if not found.time_up)
+    return msgspec.structs.replace(found.baseline, timings=(*found.baseline.timings, *more))
 
 
 def _first_confirmed(found: search.Search) -> findings.Candidate | None:
