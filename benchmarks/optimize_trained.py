@@ -266,7 +266,7 @@ def served(*, quick: bool) -> Study:
             max_drop=str(1 - shape.cosine),
             techniques=("quantize_static", "quantize_dynamic"),
             batches=(1,),
-            time="15s" if quick else "60s",
+            time="15s" if quick else "45s",
             progress=lambda words: lessons.say(f"served: {words}"),
         )
         if found.version is None:
