@@ -66,9 +66,8 @@ def rescue(search: searches.Search) -> None:
         if _EXCLUDE not in search.dimensions(root, last.technique):
             continue
         try:
-            found = search.trials.rescued(
-                root, last, 0.5 * (search.trials.left - searches.RESERVE * search.trials.seconds)
-            )
+            share = 0.5 * (search.trials.left - searches.RESERVE * search.trials.seconds)
+            found = search.trials.rescued(root, last, share, str(search.plan.asked.drop))
         except trials.Failed as e:
             search.notes.append(f"{tried.name}: no layer was left out: {e}")
             continue

@@ -173,10 +173,13 @@ class Trials:
         key = ["confirmed", made.digest, level]
         return self.ask(key, findings.Judged, lambda: self.instruments.confirm(self.form(made), level))
 
-    def rescued(self, root: Made, step: forms.Step, seconds: float) -> Rescue:
-        """Which nodes the step should leave out; searched for at most so many seconds."""
+    def rescued(self, root: Made, step: forms.Step, seconds: float, allowed: str) -> Rescue:
+        """Which nodes the step should leave out; searched for at most so many seconds.
+
+        `allowed` is the drop that the budget allows, as text: under another budget other nodes are left out.
+        """
         go_on = self._until(seconds)
-        key = ["rescued", root.digest, msgspec.to_builtins(step)]
+        key = ["rescued", root.digest, msgspec.to_builtins(step), allowed]
         return self.ask(key, Rescue, lambda: self.instruments.rescue(self.root(root), step, go_on))
 
     def layers(self, root: Made, step: forms.Step, seconds: float) -> tuple[findings.Layer, ...]:
